@@ -1,0 +1,119 @@
+"""Every key of a run, once, with its unit. Recipes change a few of them; `--config.path=value` changes any.
+
+Alone it is plain REINFORCE with a PPO clip on the embedded model: no baseline, no filter, no KL.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0  # seeds prompts' order and every sampled token
+    c.run_dir = "runs/base"  # checkpoints, metrics, samples and the report go here
+    c.steps = 100  # rollout steps
+
+    c.model = ConfigDict()
+    # "embedded:tiny" (in the package), a Hugging Face folder or Hub id, a .gguf file, or "package:NAME/FILE.gguf"
+    c.model.source = "embedded:tiny"
+    c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; parameters, statistics and log-probs are float32
+    c.model.remat = "none"  # what the backward pass recomputes: none, layer (all of a layer), dots (all but matmuls)
+
+    c.data = ConfigDict()
+    # "task:NAME" (built in), "jsonl:PATH" (one file), or "hub:NAME" (a Hugging Face dataset)
+    c.data.source = "task:chain_sum"
+    c.data.tier = "medium"  # easy, medium, hard; built-in tasks only
+    c.data.split = "train"  # of the source; built-in tasks have train and held_out
+    c.data.question_key = "question"  # of a row; jsonl and hub
+    c.data.answer_key = "answer"
+    # "chat": the tokenizer's chat template with the system message; else a text in which {question} is replaced
+    c.data.template = "{question}"
+    c.data.system = ""  # system message of the chat template; empty for none
+    c.data.max_prompt_tokens = 32
+    c.data.long_prompts = "error"  # a prompt over the limit: error, or drop
+    c.data.prompts_per_step = 16  # P
+    c.data.samples_per_prompt = 8  # G
+
+    c.sampling = ConfigDict()
+    c.sampling.max_tokens = 64  # T, tokens of a completion
+    c.sampling.temperature = 1.0
+    c.sampling.top_k = 0  # tokens kept; 0 keeps all
+    c.sampling.top_p = 1.0  # mass kept; 1 keeps all
+    c.sampling.min_p = 0.0  # kept: at least this share of the likeliest token's probability; 0 keeps all
+    c.sampling.stop = ()  # texts, each one token of the tokenizer, that end a completion beside its end-of-text tokens
+
+    c.reward = ConfigDict()
+    c.reward.verifier = "exact"  # exact (same text after normalization) or math (math-verify)
+    c.reward.answer_format = "hash"  # where the answer stands: boxed, hash (after ####), first_number, last_number, any
+    c.reward.correct = 1.0
+    c.reward.wrong = 0.0
+    c.reward.unparseable = 0.0  # no answer of that format in the text
+    c.reward.timeout = 0.0  # the verifier ran out of time
+    c.reward.truncated = placeholder(float)  # reward of every truncated row; None: judged like any other
+    c.reward.timeout_seconds = 5.0  # for one answer
+
+    c.algorithm = ConfigDict()
+    c.algorithm.baseline = "none"  # taken from the reward: none, group (mean), batch (mean), leave_one_out
+    c.algorithm.scale = "none"  # the rest is divided by std + epsilon: none, group, batch, batch_centered (of r - group mean)
+    c.algorithm.scale_ddof = 1  # std divides by count - ddof
+    c.algorithm.scale_epsilon = 1e-6
+    c.algorithm.whiten = False  # advantages to mean 0 and std 1 over the tokens of the step
+    c.algorithm.advantage_clip = placeholder(float)  # to +-this; None: off
+    c.algorithm.surrogate = "ppo_clip"  # ppo_clip, or reinforce (-A log p)
+    c.algorithm.ratio = "token"  # level of the importance ratio: token, or sequence (GSPO)
+    c.algorithm.clip_low = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
+    c.algorithm.clip_high = 0.2
+    c.algorithm.dual_clip = placeholder(float)  # for A < 0 the loss is at most dual_clip * |A|; None: off
+    c.algorithm.old_logprobs = "sampler"  # ratio against: sampler (as sampled), or trainer (scored again before the update)
+    c.algorithm.kl_placement = "none"  # KL to the starting policy: none, loss, reward
+    c.algorithm.kl_estimator = "k3"  # k1 (reward only), k2, k3
+    c.algorithm.kl_coefficient = 0.0
+    c.algorithm.entropy_coefficient = 0.0
+    # the loss is a weighted sum over tokens: token_mean, sequence_mean, prompt_mean, sequence_sum, constant
+    c.algorithm.aggregation = "token_mean"
+    c.algorithm.aggregation_constant = placeholder(float)  # tokens per row that "constant" divides by; None: max_tokens
+    c.algorithm.overlong_filter = False  # truncated rows get no gradient
+    c.algorithm.overlong_buffer = 0  # soft penalty over the last this many tokens before the limit; 0: off
+    c.algorithm.overlong_penalty = 1.0  # its size at the limit
+    c.algorithm.group_filter = "none"  # none, or zero_variance: groups whose rewards are all equal are dropped
+    c.algorithm.resample_rounds = 1  # rollouts a step may take to fill the batch with kept groups; 1: never refill
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1e-6
+    c.optimizer.warmup_steps = 0  # optimizer steps of linear warm-up
+    c.optimizer.schedule = "constant"  # after the warm-up: constant, linear or cosine decay to 0 at the last step
+    c.optimizer.beta1 = 0.9
+    c.optimizer.beta2 = 0.999
+    c.optimizer.epsilon = 1e-8
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.clip_norm = placeholder(float)  # global gradient norm; None: off
+
+    c.training = ConfigDict()
+    c.training.epochs = 1  # passes over a rollout
+    c.training.mini_batches = 1  # optimizer steps of a pass
+    c.training.micro_batch = 0  # rows of one forward and backward pass; 0: all rows of the mini-batch
+    c.training.score_chunk = 1024  # tokens whose logits are held at a time
+
+    c.mesh = ConfigDict()  # devices along each axis; -1 takes the rest, on one axis at most
+    c.mesh.data = 1
+    c.mesh.fsdp = -1
+    c.mesh.tensor = 1
+
+    c.evaluation = ConfigDict()
+    c.evaluation.every = 20  # rollout steps; also before the first and after the last; 0: never
+    c.evaluation.source = "task:chain_sum"  # as data.source
+    c.evaluation.split = "held_out"
+    c.evaluation.problems = 128  # the first this many rows
+    c.evaluation.samples = 4  # k of avg@k, pass@k, maj@k
+    c.evaluation.temperature = 1.0
+    c.evaluation.top_k = 0
+    c.evaluation.top_p = 1.0
+    c.evaluation.texts = 4  # full texts written to samples.jsonl at each evaluation
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 20  # rollout steps; also after the last; 0: only the last
+    c.checkpoint.keep = 2  # checkpoints kept
+
+    c.log = ConfigDict()
+    c.log.tensorboard = True
+    return c

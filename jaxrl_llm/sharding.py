@@ -1,0 +1,96 @@
+"""The mesh, the rules from logical axes to mesh axes, and the shardings of parameters and batches.
+
+Mesh axes: `data` (slices, over the slow network), `fsdp` (parameters, optimizer and rows), `tensor` (heads, MLP,
+vocabulary). Axes are Auto: XLA places what the constraints leave open; nothing in the library names a device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+ROW_AXES = ("data", "fsdp")  # mesh axes that rows of a batch are split over
+
+# Logical axes of the weight tables -> mesh axis. No catch-all: an unknown axis is an error.
+RULES: dict[str, str | None] = {
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head": None,
+    "mlp": "tensor",
+    "norm": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """Devices along each axis; -1 on at most one axis takes the devices that are left."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+def mesh_shape(settings: MeshSettings, devices: int) -> tuple[int, int, int]:
+    """The sizes of the mesh axes with -1 resolved.
+
+    Raises:
+      ValueError: two axes are -1, an axis is 0 or below -1, or the product is not the number of devices.
+    """
+    sizes = {axis: getattr(settings, axis) for axis in MESH_AXES}
+    for axis, size in sizes.items():
+        if size == 0 or size < -1:
+            raise ValueError(f"mesh.{axis} = {size}: expected a number of devices, or -1 for those left")
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ValueError(f"mesh.{open_axes[0]} and mesh.{open_axes[1]} are both -1: at most one axis takes the rest")
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    if devices % fixed or (not open_axes and fixed != devices):
+        listed = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise ValueError(f"mesh ({listed}) does not fit {devices} devices: its axes must multiply to that number")
+    return tuple(devices // fixed if size == -1 else size for size in sizes.values())  # type: ignore[return-value]
+
+
+def make_mesh(settings: MeshSettings, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh over ``devices`` (all of this process group's if None)."""
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(settings, len(devices))
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The partition of one array by its logical axes.
+
+    An axis whose size the mesh axis does not divide stays whole on every device (two key/value heads over eight
+    devices, say), as the tensor-parallel layouts of the field do.
+
+    Raises:
+      KeyError: a logical axis has no rule.
+    """
+    names: list[str | None] = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis not in RULES:
+            raise KeyError(f"logical axis {axis!r} has no sharding rule; known: {', '.join(RULES)}")
+        name = RULES[axis]
+        names.append(name if name and size % mesh.shape[name] == 0 else None)
+    return PartitionSpec(*names)
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows (the first axis) over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(ROW_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def row_devices(mesh: Mesh) -> int:
+    """How many ways rows are split."""
+    return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))

@@ -1,0 +1,66 @@
+"""A run as typed, frozen values: what `config.load` makes of a config file, and all that `training` ever sees of it.
+
+Field names are the keys of `configs/base.py`, where each stands with its unit, its default and a comment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxrl_llm.algorithm import Algorithm
+from jaxrl_llm.data.prompts import DataSettings
+from jaxrl_llm.models.hub import ModelSettings
+from jaxrl_llm.rewards.combine import RewardSettings
+from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.sharding import MeshSettings
+from jaxrl_llm.training.optimizer import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    epochs: int
+    mini_batches: int
+    micro_batch: int
+    score_chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    every: int
+    source: str
+    split: str
+    problems: int
+    samples: int
+    temperature: float
+    top_k: int
+    top_p: float
+    texts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    every: int
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSettings:
+    tensorboard: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    seed: int
+    run_dir: str
+    steps: int
+    model: ModelSettings
+    data: DataSettings
+    sampling: Sampling
+    reward: RewardSettings
+    algorithm: Algorithm
+    optimizer: OptimizerSettings
+    training: TrainingSettings
+    mesh: MeshSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings

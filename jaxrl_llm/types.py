@@ -1,0 +1,158 @@
+"""The data that travels between modules, and the letters that name its axes.
+
+Axis letters, used in annotations, einsums and docstrings everywhere:
+
+    P  prompts of a step                 L  layers
+    G  samples per prompt                D  model width
+    B  rows: B = P * G, prompt-major     N  query heads
+    Q  prompt width, in tokens           K  key/value heads
+    T  completion width, in tokens       H  head size
+    S  sequence width: S = Q + T         F  hidden width of the MLP
+    M  micro-batches                     V  vocabulary
+    R  adapter rank
+
+Every array of tokens is right-padded, and the positions of every row start at 0. Column ``t`` of every ``[B, T]``
+array speaks about completion token ``t``: no shifted array travels between functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Params = dict[str, Any]  # plain nested dict; leaves are arrays
+Metrics = dict[str, "Mean"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """Completions as the sampler wrote them, one row a completion, rows of a prompt next to each other.
+
+    Attributes:
+      prompt_tokens: int32 [B, Q].
+      prompt_length: int32 [B], tokens of the prompt, at least 1.
+      tokens: int32 [B, T]; the pad id after the end.
+      mask: bool [B, T], True at tokens that the policy sampled, the stop token included. Gaps are allowed (text of a
+        tool, say).
+      sampler_logprobs: float32 [B, T], nats, under the distribution that was sampled from (tempered and filtered);
+        0 where mask is False.
+      truncated: bool [B], True where the row reached the limit without a stop token.
+      prompt_id: int32 [B]; rows with the same number are one group.
+    """
+
+    prompt_tokens: Array
+    prompt_length: Array
+    tokens: Array
+    mask: Array
+    sampler_logprobs: Array
+    truncated: Array
+    prompt_id: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainBatch:
+    """What one optimizer step learns from. Shapes as in :class:`Rollout`.
+
+    Attributes:
+      advantages: float32 [B, T].
+      old_logprobs: float32 [B, T], of the policy that the ratio is measured against.
+      sampler_logprobs: float32 [B, T], see :class:`Rollout`.
+      weights: float32 [B, T]; the loss is sum(weights * token loss), see ``core.aggregation``. Computed once for the
+        whole optimizer step, so that any split of the rows sums to the same loss.
+      ref_logprobs: float32 [B, T] of the reference policy, or None where nothing needs it.
+      values: float32 [B, T] of the critic, or None.
+    """
+
+    prompt_tokens: Array
+    prompt_length: Array
+    tokens: Array
+    mask: Array
+    advantages: Array
+    old_logprobs: Array
+    sampler_logprobs: Array
+    weights: Array
+    ref_logprobs: Array | None = None
+    values: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """``step`` counts optimizer steps (int32 scalar); ``frozen`` holds base weights under an adapter, else an empty
+    dict."""
+
+    step: Array
+    params: Params
+    frozen: Params
+    opt_state: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Keys and values, one array a layer: keys [rows, K, H, S], values [rows, K, S, H].
+
+    Keys lie with the position last, so that the score product of a decode step runs without a transpose.
+    """
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean that sums correctly over micro-batches, hosts and steps: total and weight are added apart."""
+
+    total: Array
+    weight: Array
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> Array:
+        """total / weight; nan where nothing was counted."""
+        return self.total / self.weight
+
+    @classmethod
+    def of(cls, values: Array, where: Array | None = None) -> Mean:
+        """The mean of ``values`` at the entries where ``where`` is True (everywhere if None)."""
+        if where is None:
+            return cls(jnp.sum(values, dtype=jnp.float32), jnp.asarray(values.size, jnp.float32))
+        kept = jnp.where(where, values, 0)  # garbage, even NaN, off the mask must not matter
+        return cls(jnp.sum(kept, dtype=jnp.float32), jnp.sum(where, dtype=jnp.float32))
+
+
+class Model(NamedTuple):
+    """A policy as functions of its parameters. ``sampling`` and ``training`` receive one and know nothing else of
+    models; ``models.decoder.functions`` makes one.
+
+    Attributes:
+      init: (key) -> params, float32.
+      apply: (params, tokens [B, S], positions [B, S], segments [B, S]) -> hidden states [B, S, D] after the final
+        norm. A token sees the tokens at or before its own column that are of its own segment; segment 0 is padding.
+      unembed: (params, hidden [..., D]) -> logits float32 [..., V].
+      prepare: (params) -> sampling layout: compute dtype, layers unstacked, head as [D, V]. Made once per rollout.
+      prefill: (prepared, tokens [P, Q], length [P]) -> (hidden [P, D] at the last prompt token, KVCache of P rows).
+      decode: (prepared, token [B], position [B], prompt cache of P rows, prompt_length [P], cache of B rows, column)
+        -> (hidden [B, D], cache with ``column`` written). Row b belongs to prompt b // (B // P).
+      unembed_prepared: (prepared, hidden [..., D]) -> logits float32 [..., V].
+      empty_cache: (rows, width) -> KVCache of zeros.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    unembed: Callable[..., Any]
+    prepare: Callable[..., Any]
+    prefill: Callable[..., Any]
+    decode: Callable[..., Any]
+    unembed_prepared: Callable[..., Any]
+    empty_cache: Callable[..., Any]
