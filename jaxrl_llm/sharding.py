@@ -94,3 +94,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def row_devices(mesh: Mesh) -> int:
     """How many ways rows are split."""
     return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
+
+
+def constrain_rows(x: jax.Array) -> jax.Array:
+    """States that rows of ``x`` are split over data and fsdp, where a mesh is set (`jax.set_mesh`); else ``x``."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))

@@ -1,0 +1,163 @@
+"""One decoder for every family: embedding, a scan over layers with stacked parameters, final norm, output head.
+
+Switches of :class:`~jaxrl_llm.models.config.ModelConfig` make the families; there is no copy per family.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.layers import KERNEL_INIT, Layer, RMSNorm, rotary_angles
+from jaxrl_llm.sharding import constrain_rows
+from jaxrl_llm.types import Array, KVCache, Model, Params
+
+# What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis.
+REMAT_POLICIES = {
+    "none": None,
+    "layer": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+_SCALE = (jax.tree_util.DictKey("scale"),)
+
+
+class Embedding(nn.Module):
+    """The table [V, D], as a module so that its path is `embed/embedding`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Array:
+        shape = (self.config.vocab_size, self.config.width)
+        return self.param("embedding", nn.initializers.normal(0.02), shape, jnp.float32)
+
+
+class Decoder(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    remat: str
+
+    @nn.compact
+    def __call__(self, tokens: Array, positions: Array, segments: Array) -> Array:
+        """Hidden states [B, S, D] after the final norm; arguments int32 [B, S] as in :class:`types.Model`."""
+        c = self.config
+        x = constrain_rows(Embedding(c, name="embed")().astype(self.dtype)[tokens])
+        layer = Layer
+        if (policy := REMAT_POLICIES[self.remat]) is not None:
+            layer = nn.remat(Layer, policy=policy, prevent_cse=False)
+        layers = nn.scan(
+            layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.layers, in_axes=nn.broadcast
+        )
+        x, _ = layers(c, self.dtype, name="layers")(x, rotary_angles(c, positions), causal_mask(segments))
+        if not c.tied:
+            self.param("head", _head_init, (c.width, c.vocab_size))
+        return RMSNorm(c.norm_epsilon, name="final_norm")(x)
+
+
+def _head_init(key: Array, shape: tuple[int, int]) -> Params:
+    return {"kernel": KERNEL_INIT(key, shape, jnp.float32)}
+
+
+def causal_mask(segments: Array) -> Array:
+    """bool [B, S, S] (query, key): the key's column is at or before the query's, and of the same segment."""
+    width = segments.shape[1]
+    return (segments[:, :, None] == segments[:, None, :]) & jnp.tril(jnp.ones((width, width), bool))
+
+
+def _length_segments(width: int, length: Array) -> tuple[Array, Array]:
+    """positions and segments [P, width] of right-padded rows."""
+    columns = jnp.broadcast_to(jnp.arange(width), (length.shape[0], width))
+    return columns, (columns < length[:, None]).astype(jnp.int32)
+
+
+@functools.cache
+def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none") -> Model:
+    """The decoder as pure functions of its parameters; equal arguments give the same object (jit caches on it).
+
+    Args:
+      config: the architecture.
+      dtype: of the matrix products and the residual stream; parameters, norms, softmax and logits are float32.
+      remat: a key of REMAT_POLICIES.
+
+    Raises:
+      ValueError: an unknown remat policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"model.remat = {remat!r}: expected one of {', '.join(REMAT_POLICIES)}")
+    dtype = jnp.dtype(dtype)
+    decoder = Decoder(config, dtype, remat)
+    layer = Layer(config, dtype)
+    norm = RMSNorm(config.norm_epsilon)
+
+    def init(key: Array) -> Params:
+        probe = jnp.zeros((1, 1), jnp.int32)
+        return decoder.init(key, probe, probe, probe)["params"]
+
+    def apply(params: Params, tokens: Array, positions: Array, segments: Array) -> Array:
+        return decoder.apply({"params": params}, tokens, positions, segments)  # type: ignore[return-value]
+
+    def unembed(params: Params, hidden: Array) -> Array:
+        head, form = (params["embed"]["embedding"], "vd") if config.tied else (params["head"]["kernel"], "dv")
+        return jnp.einsum(f"...d,{form}->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+    def prepare(params: Params) -> Params:
+        def cast(tree: Any) -> Any:  # norms compute in float32, so their scales stay
+            return jax.tree.map_with_path(lambda path, x: x if path[-1:] == _SCALE else x.astype(dtype), tree)
+
+        embedding = params["embed"]["embedding"]
+        return {
+            "embedding": cast(embedding),
+            "layers": tuple(cast(jax.tree.map(lambda x: x[i], params["layers"])) for i in range(config.layers)),
+            "final_norm": params["final_norm"],
+            "head": cast(embedding.T if config.tied else params["head"]["kernel"]),
+        }
+
+    def prefill(prepared: Params, tokens: Array, length: Array) -> tuple[Array, KVCache]:
+        positions, segments = _length_segments(tokens.shape[1], length)
+        x, angles, mask = prepared["embedding"][tokens], rotary_angles(config, positions), causal_mask(segments)
+        caches = []
+        for layer_params in prepared["layers"]:
+            x, cache = layer.apply({"params": layer_params}, x, angles, mask, method="prefill")
+            caches.append(cache)
+        last = jnp.take_along_axis(x, (length - 1)[:, None, None], axis=1)[:, 0]
+        keys, values = zip(*caches, strict=True)
+        return norm.apply({"params": prepared["final_norm"]}, last), KVCache(keys, values)  # type: ignore[return-value]
+
+    def decode(
+        prepared: Params,
+        token: Array,
+        position: Array,
+        prompt: KVCache,
+        prompt_length: Array,
+        cache: KVCache,
+        column: Array,
+    ) -> tuple[Array, KVCache]:
+        x, angles = prepared["embedding"][token], rotary_angles(config, position)
+        prompt_mask = jnp.arange(prompt.keys[0].shape[-1]) < prompt_length[:, None]
+        keys, values = [], []
+        for i, layer_params in enumerate(prepared["layers"]):
+            of_prompt, own = (prompt.keys[i], prompt.values[i]), (cache.keys[i], cache.values[i])
+            x, (key, value) = layer.apply(
+                {"params": layer_params}, x, angles, of_prompt, own, prompt_mask, column, method="decode"
+            )
+            keys.append(key)
+            values.append(value)
+        hidden = norm.apply({"params": prepared["final_norm"]}, x)
+        return hidden, KVCache(tuple(keys), tuple(values))  # type: ignore[return-value]
+
+    def unembed_prepared(prepared: Params, hidden: Array) -> Array:
+        return jnp.einsum("...d,dv->...v", hidden, prepared["head"], preferred_element_type=jnp.float32)
+
+    def empty_cache(rows: int, width: int) -> KVCache:
+        key = jnp.zeros((rows, config.kv_heads, config.head_size, width), dtype)
+        value = jnp.zeros((rows, config.kv_heads, width, config.head_size), dtype)
+        return KVCache((key,) * config.layers, (value,) * config.layers)
+
+    return Model(init, apply, unembed, prepare, prefill, decode, unembed_prepared, empty_cache)
