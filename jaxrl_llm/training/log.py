@@ -1,0 +1,185 @@
+"""The files of a run: who owns the folder, and what is written there while it trains.
+
+    config.json     the resolved config; a folder that holds another one is refused
+    starts.jsonl    one line a start: time, command, versions, devices
+    metrics.jsonl   one line a step: numbers that the same config and seed give again, byte for byte
+    speed.jsonl     one line a step: numbers of the clock
+    samples.jsonl   full texts of each evaluation
+    tensorboard/    events of the numbers above
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+_STREAMS = ("metrics", "speed", "samples")
+_PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers")
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """"dotted.path (old -> new)" for every key in which two configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path} ({json.dumps(old)} -> {json.dumps(new)})"
+
+
+def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
+    """Makes the folder this config's, or finds that it already is; a run may lie elsewhere than its run_dir once said.
+
+    Raises:
+      FileExistsError: the folder holds a run of another config, or files of a run without a config.
+      NotADirectoryError: ``run_dir`` is a file.
+      ValueError: the folder's config.json cannot be read.
+    """
+    folder = Path(run_dir)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"run_dir {folder} is a file: expected a folder, or a path that does not exist yet")
+    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    target = folder / "config.json"
+    if target.exists():
+        try:
+            old = json.loads(target.read_text())
+        except ValueError as error:
+            raise ValueError(f"{target} is not JSON ({error}): move the folder away, or choose another run_dir") from error
+        differing = [line for line in _differences(old, json.loads(text)) if not line.startswith("run_dir (")]
+        if differing:
+            raise FileExistsError(
+                f"run_dir {folder} holds a run of another config, which differs in {'; '.join(differing)}: choose "
+                "another run_dir, or give the same config to go on"
+            )
+        return
+    found = [name for name in (*(f"{stream}.jsonl" for stream in _STREAMS), "checkpoints") if (folder / name).exists()]
+    if found:
+        raise FileExistsError(f"run_dir {folder} holds {', '.join(found)} but no config.json: choose another run_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "config.json.partial"  # renamed when whole: a kill in between leaves no half config
+    partial.write_text(text)
+    partial.replace(target)
+
+
+def _start() -> dict[str, Any]:
+    """What starts.jsonl says of this process."""
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+            versions[package] = "not installed"
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": versions,
+        "platform": platform.platform(),
+        "devices": [f"{len(jax.devices())} × {jax.devices()[0].device_kind}", f"{jax.process_count()} processes"],
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A float for JSON, which has neither NaN nor infinities: None."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+class RunLog:
+    """Writes the files of one run; every line is with the operating system when its call returns.
+
+    Used as a context manager, or closed by :meth:`close`.
+    """
+
+    def __init__(self, run_dir: str | Path, config: Mapping[str, Any], *, tensorboard: bool):
+        """Claims the folder, see :func:`claim`, and opens its files at their ends."""
+        claim(run_dir, config)
+        self.run_dir = Path(run_dir)
+        with (self.run_dir / "starts.jsonl").open("a") as starts:
+            starts.write(json.dumps(_start()) + "\n")
+        self._files: dict[str, TextIO] = {
+            stream: (self.run_dir / f"{stream}.jsonl").open("a", encoding="utf-8") for stream in _STREAMS
+        }
+        self._tensorboard = tensorboard
+        self._events: Any = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _line(self, stream: str, row: Mapping[str, Any]) -> None:
+        self._files[stream].write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        self._files[stream].flush()
+
+    def _scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        if not self._tensorboard:
+            return
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            # events of an earlier start at or after this step are void: the run was rewound to it
+            self._events = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step, write_to_disk=True)
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl: ``values`` as floats, sorted by name; NaN and infinities become null."""
+        numbers = {name: _number(values[name]) for name in sorted(values)}
+        self._line("metrics", {"step": step, **numbers})
+        self._scalars(step, numbers)
+
+    def speed(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of speed.jsonl: what the clock says, apart from metrics.jsonl because it never repeats."""
+        numbers = {name: _number(values[name]) for name in sorted(values)}
+        self._line("speed", {"step": step, **numbers})
+        self._scalars(step, {f"speed/{name}": number for name, number in numbers.items()})
+
+    def samples(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Lines of samples.jsonl, one a completion."""
+        for row in rows:
+            self._line("samples", {"step": step, **row})
+
+    def console(self, line: str) -> None:
+        """A line for the person who watches."""
+        print(line, flush=True)
+
+    def position(self) -> dict[str, int]:
+        """Bytes of each file so far, safely on disk: a checkpoint stores it beside its arrays."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {stream: os.fstat(file.fileno()).st_size for stream, file in self._files.items()}
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Cuts the files back to where they stood when a checkpoint was made; ``{}`` empties them.
+
+        Raises:
+          ValueError: a file is shorter than the checkpoint says.
+        """
+        for stream, file in self._files.items():
+            size, kept = os.fstat(file.fileno()).st_size, position.get(stream, 0)
+            if size < kept:
+                raise ValueError(
+                    f"{file.name} has {size} bytes, but the checkpoint was made when it had {kept}: the file was cut or "
+                    "replaced"
+                )
+            file.truncate(kept)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
