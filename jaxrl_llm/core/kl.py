@@ -1,0 +1,53 @@
+"""Estimates of KL(policy ‖ reference) at the sampled token, with x = log π(o_t) - log π_ref(o_t).
+
+Each takes ``log_ratio_clamp``, which holds x within ±it first, and ``clamp``, which holds the result within ±it; None
+is no clamp. The gradient is 0 beyond either.
+
+As a term of a *loss* only k2 has the gradient of the KL; k3's is biased, and k1's is zero on average.
+
+Reference: Schulman, 2020, "Approximating KL divergence".
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxrl_llm.core.masks import as_float
+from jaxrl_llm.types import Array
+
+
+def _clamped(values: Array, bound: float | None) -> Array:
+    return values if bound is None else jnp.clip(values, -bound, bound)
+
+
+def _difference(logprobs: Array, ref_logprobs: Array, log_ratio_clamp: float | None) -> Array:
+    return _clamped(as_float(logprobs) - as_float(ref_logprobs), log_ratio_clamp)
+
+
+def k1(
+    logprobs: Array, ref_logprobs: Array, *, log_ratio_clamp: float | None = None, clamp: float | None = None
+) -> Array:
+    """x: unbiased, of either sign."""
+    return _clamped(_difference(logprobs, ref_logprobs, log_ratio_clamp), clamp)
+
+
+def k2(
+    logprobs: Array, ref_logprobs: Array, *, log_ratio_clamp: float | None = None, clamp: float | None = None
+) -> Array:
+    """x² / 2: biased, never negative; its gradient is that of the KL."""
+    return _clamped(jnp.square(_difference(logprobs, ref_logprobs, log_ratio_clamp)) / 2, clamp)
+
+
+def k3(
+    logprobs: Array, ref_logprobs: Array, *, log_ratio_clamp: float | None = None, clamp: float | None = None
+) -> Array:
+    """e⁻ˣ + x - 1: unbiased, never negative."""
+    x = _difference(logprobs, ref_logprobs, log_ratio_clamp)
+    return _clamped(jnp.expm1(-x) + x, clamp)
+
+
+def absolute(
+    logprobs: Array, ref_logprobs: Array, *, log_ratio_clamp: float | None = None, clamp: float | None = None
+) -> Array:
+    """|x|."""
+    return _clamped(jnp.abs(_difference(logprobs, ref_logprobs, log_ratio_clamp)), clamp)

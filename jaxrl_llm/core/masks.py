@@ -1,0 +1,50 @@
+"""Sums and means over the tokens that count, safe against whatever stands at the others.
+
+A mask is True at tokens that count; gaps are allowed. What stands where it is False, NaN included, changes neither a
+value nor a gradient: it is replaced before anything is computed from it.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxrl_llm.types import Array
+
+
+def as_float(values: Array) -> Array:
+    """``values`` as at least float32: integers, booleans and half precision are widened, float64 stays."""
+    values = jnp.asarray(values)
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def keep(values: Array, mask: Array) -> Array:
+    """``values`` where the mask is True, else 0, with gradient 0 there."""
+    return jnp.where(mask, values, jnp.zeros((), values.dtype))
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator, and 0, with gradient 0, where the denominator is 0."""
+    is_zero = denominator == 0
+    return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
+
+
+def count(mask: Array, axis: int | None = None, keepdims: bool = False) -> Array:
+    """How many entries are True, as a float of the default precision."""
+    return jnp.sum(mask, axis=axis, keepdims=keepdims, dtype=jnp.result_type(float))
+
+
+def masked_sum(values: Array, mask: Array, axis: int | None = None, keepdims: bool = False) -> Array:
+    """The sum over the entries whose mask is True."""
+    return jnp.sum(keep(as_float(values), mask), axis=axis, keepdims=keepdims)
+
+
+def masked_mean(values: Array, mask: Array, axis: int | None = None, keepdims: bool = False) -> Array:
+    """The mean over the entries whose mask is True; 0 where there is none."""
+    total = masked_sum(values, mask, axis, keepdims)
+    return divide(total, count(mask, axis, keepdims).astype(total.dtype))
+
+
+def last_token(mask: Array) -> Array:
+    """bool [B, T]: True at the last True of each row of ``mask`` [B, T], all False in a row without one."""
+    later = jnp.cumsum(mask[:, ::-1].astype(jnp.int32), axis=1)[:, ::-1]  # tokens from t on
+    return mask.astype(bool) & (later == 1)

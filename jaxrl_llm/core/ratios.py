@@ -1,0 +1,37 @@
+"""Importance ratios between the policy that learns and the one that the data came from."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxrl_llm.core.masks import as_float, keep, masked_mean
+from jaxrl_llm.types import Array
+
+
+def log_ratio(logprobs: Array, old_logprobs: Array, mask: Array, *, clamp: float | None = None) -> Array:
+    """d_t = log π(o_t) - log π_old(o_t), in nats.
+
+    Args:
+      logprobs: [B, T], of the policy that learns.
+      old_logprobs: [B, T].
+      mask: bool [B, T]; d is 0 where it is False.
+      clamp: d is held within ±clamp, with gradient 0 beyond; None: it is not.
+    """
+    difference = keep(as_float(logprobs), mask) - keep(as_float(old_logprobs), mask)
+    return difference if clamp is None else jnp.clip(difference, -clamp, clamp)
+
+
+def token_ratio(log_ratios: Array, mask: Array) -> Array:
+    """ρ_t = exp(d_t), [B, T]; 1 where the mask is False."""
+    return jnp.exp(keep(log_ratios, mask))
+
+
+def sequence_ratio(log_ratios: Array, mask: Array) -> Array:
+    """s_i = exp(mean over row i's tokens of d), the same number at every token of the row, [B, T].
+
+    The gradient flows through s_i, to every token of the row. A row without tokens has ratio 1.
+
+    Reference: Zheng et al., 2025, arXiv 2507.18071 (GSPO), eq. 7.
+    """
+    ratio = jnp.exp(masked_mean(log_ratios, mask, axis=1, keepdims=True))
+    return jnp.broadcast_to(ratio, log_ratios.shape)
