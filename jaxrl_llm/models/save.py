@@ -1,0 +1,127 @@
+"""Writes a model as a Hugging Face folder that transformers, and `hub.load` here, read again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxrl_llm.models.config import ModelConfig, to_hf
+from jaxrl_llm.models.tensor_files import INDEX_FILE, SINGLE_FILE
+from jaxrl_llm.models.weights import Weight, leaf, to_hf_layout, weight_table
+from jaxrl_llm.types import Params
+
+MAX_SHARD_BYTES = 5 * 10**9  # as transformers' own
+_DTYPES = ("float32", "bfloat16")
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def save(
+    config: ModelConfig,
+    params: Params,
+    folder: Path,
+    *,
+    dtype: str,
+    tokenizer_files: Sequence[Path] | None = None,
+    generation_config: dict[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes config.json, generation_config.json, model.safetensors (or shards and an index) and the tokenizer's files.
+
+    Every file is written under another name and then renamed, and config.json comes last: a folder that was left
+    half written has none and is refused by every loader. Weights of an earlier save in the same folder are removed.
+
+    Args:
+      params: the tree of ``weights.weight_table``; one layer at a time is brought to the host.
+      dtype: of the tensors on disk, float32 or bfloat16.
+      tokenizer_files: copied under their own names.
+      generation_config: for generation_config.json; its token ids also go into config.json.
+      max_shard_bytes: above it the weights are split into files of at most that size (or of one tensor).
+
+    Raises:
+      ValueError: an unknown dtype, or params that are not the tree of ``config``.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype = {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    _require_shapes(config, params)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "config.json", folder / INDEX_FILE, *folder.glob("model*.safetensors")):
+        stale.unlink(missing_ok=True)
+    _write_weights(config, params, folder, np.dtype(jnp.dtype(dtype)), max_shard_bytes)
+    for file in tokenizer_files or ():
+        _replace(folder / file.name, lambda temporary, file=file: shutil.copyfile(file, temporary))
+    generation = generation_config or {}
+    _write_json(folder / "generation_config.json", generation)
+    token_ids = {key: generation[key] for key in _TOKEN_IDS if key in generation}
+    _write_json(folder / "config.json", to_hf(config, dtype) | token_ids)
+
+
+def _require_shapes(config: ModelConfig, params: Params) -> None:
+    for weight in weight_table(config):
+        try:
+            shape = tuple(leaf(params, weight).shape)
+        except (KeyError, TypeError):
+            shape = None
+        if shape != weight.shape:
+            raise ValueError(f"parameter {'/'.join(weight.path)}: found {shape}, expected {weight.shape} for this config")
+
+
+def _write_weights(config: ModelConfig, params: Params, folder: Path, dtype: np.dtype, limit: int) -> None:
+    shards = _split(weight_table(config), dtype.itemsize, limit)
+    names = [SINGLE_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
+    index: dict[str, str] = {}
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {hf_name: _tensor(params, weight, layer, dtype) for weight, layer, hf_name in shard}
+        _replace(folder / name, lambda temporary, tensors=tensors: save_file(tensors, temporary, {"format": "pt"}))
+        index |= dict.fromkeys(tensors, name)
+    if len(shards) > 1:
+        total = sum(math.prod(weight.shape) for weight in weight_table(config)) * dtype.itemsize
+        _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
+
+
+def _split(table: tuple[Weight, ...], item_bytes: int, limit: int) -> list[list[tuple[Weight, int, str]]]:
+    """(weight, layer, name) of every tensor, in groups whose bytes stay below the limit."""
+    shards: list[list[tuple[Weight, int, str]]] = [[]]
+    used = 0
+    for weight in table:
+        size = math.prod(weight.layer_shape) * item_bytes
+        for layer, name in enumerate(weight.hf_names):
+            if shards[-1] and used + size > limit:
+                shards.append([])
+                used = 0
+            shards[-1].append((weight, layer, name))
+            used += size
+    return shards
+
+
+def _tensor(params: Params, weight: Weight, layer: int, dtype: np.dtype) -> np.ndarray:
+    array = leaf(params, weight)
+    host = np.asarray(array[layer] if weight.stacked else array)
+    # safetensors writes the memory as it lies, so a transposed view must be copied into order.
+    return np.ascontiguousarray(to_hf_layout(weight, host).astype(dtype))
+
+
+def _shard_name(i: int, count: int) -> str:
+    return f"model-{i + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

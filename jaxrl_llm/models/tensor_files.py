@@ -1,0 +1,180 @@
+"""The tensors of a checkpoint on disk, by name, and the strict comparison of their names and shapes with a decoder's.
+
+Nothing here executes what a file says: only safetensors is read (GGUF in `gguf.py`), never a pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.weights import weight_table
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_DTYPES = ("F64", "F32", "F16", "BF16")
+_NAMED = 5  # tensors that an error names; the rest is counted
+# Buffers that old Llama checkpoints carry. They follow from the config, and transformers does not read them either.
+_DERIVED_SUFFIX = ".rotary_emb.inv_freq"
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSource:
+    """Attributes:
+    where: the file or folder, for messages.
+    shapes: of every tensor, by its Hugging Face name, in the Hugging Face layout.
+    read: (name) -> the tensor, any float dtype.
+    """
+
+    where: str
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file.
+
+    Raises:
+      ValueError: not JSON, no object, or an object that says a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"duplicate key {min(twice)!r}")
+        return dict(pairs)
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except ValueError as error:  # also what broken JSON and broken UTF-8 raise
+        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")  # noqa: TRY004
+    return value
+
+
+def open_folder(folder: Path) -> TensorSource:
+    """The safetensors of a checkpoint folder: model.safetensors, or the shards that its index names.
+
+    Raises:
+      FileNotFoundError: neither is there, or a shard is not.
+      ValueError: both are there; a file is damaged; the index leads outside the folder or disagrees with the shards.
+    """
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.exists() and index.exists():
+        raise ValueError(f"{folder}: holds both {SINGLE_FILE} and {INDEX_FILE}; remove the one that is not meant")
+    if not single.exists() and not index.exists():
+        raise FileNotFoundError(_nothing_found(folder))
+    files = [single] if single.exists() else _shards(index)
+    handles = {file: _open(file) for file in files}
+    owner: dict[str, Path] = {}
+    for file, handle in handles.items():
+        for name in handle.keys():  # noqa: SIM118 (a file handle, no mapping)
+            if name in owner:
+                raise ValueError(f"{folder}: tensor {name} is in both {owner[name].name} and {file.name}")
+            owner[name] = file
+    if index.exists():
+        _compare_with_index(index, owner)
+    shapes = {name: _shape(handles[file], name, file) for name, file in owner.items()}
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return handles[owner[name]].get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{owner[name]}: tensor {name} is not readable: {error}") from error
+
+    return TensorSource(str(folder), shapes, read)
+
+
+def check(source: TensorSource, config: ModelConfig) -> None:
+    """Compares names and shapes, before a tensor is read.
+
+    A tied checkpoint may carry lm_head.weight all the same; ``hub.load_params`` compares its numbers.
+
+    Raises:
+      ValueError: tensors are missing, unknown or misshapen; names them, with the shapes found and expected.
+    """
+    expected = {name: weight.hf_shape for weight in weight_table(config) for name in weight.hf_names}
+    optional = {"lm_head.weight": (config.vocab_size, config.width)} if config.tied else {}
+    allowed = {**optional, **expected}
+    missing = [f"{name} {list(expected[name])}" for name in expected if name not in source.shapes]
+    unknown = [
+        f"{name} {list(shape)}"
+        for name, shape in source.shapes.items()
+        if name not in allowed and not name.endswith(_DERIVED_SUFFIX)
+    ]
+    misshapen = [
+        f"{name}: found {list(shape)}, expected {list(allowed[name])}"
+        for name, shape in source.shapes.items()
+        if name in allowed and tuple(shape) != allowed[name]
+    ]
+    problems = {"missing tensors": missing, "unknown tensors": unknown, "wrong shapes": misshapen}
+    told = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+    if told:
+        raise ValueError(f"{source.where}: does not hold the {config.family} model of its config. {'. '.join(told)}")
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return "; ".join(names[:_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _nothing_found(folder: Path) -> str:
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+    told = f"{folder}: no weights: looked for {SINGLE_FILE} and {INDEX_FILE}"
+    if pickles:
+        return (
+            f"{told}; found {', '.join(pickles)}, a pickle, which can run code and is never read. Convert it where you "
+            "trust it: python -c \"from transformers import AutoModelForCausalLM as A; "
+            f"A.from_pretrained('{folder}').save_pretrained('NEW_FOLDER')\""
+        )
+    found = sorted(file.name for file in folder.iterdir())
+    return f"{told}; found {', '.join(found) or 'nothing'}. Only safetensors folders and .gguf files are read"
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise ValueError(f"{index}: weight_map = {str(names)[:80]}; expected an object from tensor names to file names")
+    for tensor, name in names.items():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index}: {tensor} is in {name!r}; expected a .safetensors file of the same folder")
+    files = sorted({index.parent / name for name in names.values()})
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file, but {index.name} names it")
+    return files
+
+
+def _compare_with_index(index: Path, owner: dict[str, Path]) -> None:
+    listed = read_json(index)["weight_map"]
+    for name, file in listed.items():
+        if name not in owner:
+            raise ValueError(f"{index}: tensor {name} is missing from {file}")
+        if owner[name].name != file:
+            raise ValueError(f"{index}: tensor {name} should be in {file} but is in {owner[name].name}")
+    for name, file in owner.items():
+        if name not in listed:
+            raise ValueError(f"{file}: tensor {name} is unknown to {index.name}")
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(str(file), framework="numpy")
+    except SafetensorError as error:
+        size = file.stat().st_size
+        raise ValueError(f"{file}: damaged or cut short ({size} bytes), not safetensors: {error}") from error
+
+
+def _shape(handle: Any, name: str, file: Path) -> tuple[int, ...]:
+    tensor = handle.get_slice(name)
+    if tensor.get_dtype() not in _DTYPES:
+        raise ValueError(f"{file}: tensor {name} has dtype {tensor.get_dtype()}; supported: {', '.join(_DTYPES)}")
+    return tuple(tensor.get_shape())

@@ -1,0 +1,167 @@
+"""The weight table: of every parameter its path, logical axes, shape, Hugging Face name and Hugging Face layout.
+
+Shapes, shardings, loading and export all come from this one table; the module classes in `layers.py` and `decoder.py`
+make the same tree (a test compares the two).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxrl_llm import sharding
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.types import Params
+
+# How Hugging Face holds one layer of a parameter:
+#   same    as we do (the embedding)
+#   flat    flattened to one axis (norms, biases)
+#   matrix  [out, in], our first axis the input (a torch Linear)
+#   joined  [out, in], our first two axes the input (the output projection, whose input is heads × head size)
+Layout = Literal["same", "flat", "matrix", "joined"]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One parameter of the tree.
+
+    Attributes:
+      path: keys from the root of the parameter tree.
+      axes: logical axes, keys of ``sharding.RULES``; ``layers`` first if the layers are stacked.
+      shape: as long as axes.
+      hf_name: the tensor's name in a Hugging Face checkpoint; holds ``{layer}`` if the layers are stacked.
+      layout: see Layout.
+    """
+
+    path: tuple[str, ...]
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    hf_name: str
+    layout: Layout
+
+    @property
+    def stacked(self) -> bool:
+        return self.axes[0] == "layers"
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Of one layer."""
+        return self.shape[1:] if self.stacked else self.shape
+
+    @property
+    def hf_names(self) -> tuple[str, ...]:
+        """One for each layer, or the one."""
+        return tuple(self.hf_name.format(layer=i) for i in range(self.shape[0])) if self.stacked else (self.hf_name,)
+
+    @property
+    def hf_shape(self) -> tuple[int, ...]:
+        """Of one tensor in a Hugging Face checkpoint."""
+        shape = self.layer_shape
+        if self.layout == "same":
+            return shape
+        if self.layout == "flat":
+            return (math.prod(shape),)
+        inputs = _input_axes(self.layout)
+        return (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+
+
+def weight_table(config: ModelConfig) -> tuple[Weight, ...]:
+    """Every parameter of the decoder, in the order of the forward pass."""
+    sizes = {
+        "layers": config.layers,
+        "vocab": config.vocab_size,
+        "embed": config.width,
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "head": config.head_size,
+        "mlp": config.mlp_width,
+    }
+
+    def weight(path: str, axes: str, hf_name: str, layout: Layout, norm: int = 0) -> Weight:
+        names = tuple(axes.split())
+        shape = tuple(norm if axis == "norm" else sizes[axis] for axis in names)
+        return Weight(tuple(path.split("/")), names, shape, hf_name, layout)
+
+    def layer(path: str, axes: str, hf_name: str, layout: Layout, norm: int = 0) -> Weight:
+        return weight(f"layers/{path}", f"layers {axes}", f"model.layers.{{layer}}.{hf_name}", layout, norm)
+
+    table = [weight("embed/embedding", "vocab embed", "model.embed_tokens.weight", "same")]
+    table.append(layer("attention_norm/scale", "norm", "input_layernorm.weight", "flat", config.width))
+    for name, heads in (("query", "heads"), ("key", "kv_heads"), ("value", "kv_heads")):
+        hf_name = f"self_attn.{name[0]}_proj"
+        table.append(layer(f"attention/{name}/kernel", f"embed {heads} head", f"{hf_name}.weight", "matrix"))
+        if config.qkv_bias:
+            table.append(layer(f"attention/{name}/bias", f"{heads} head", f"{hf_name}.bias", "flat"))
+    if config.qk_norm:
+        for name in ("query", "key"):
+            hf_name = f"self_attn.{name[0]}_norm.weight"
+            table.append(layer(f"attention/{name}_norm/scale", "norm", hf_name, "flat", config.head_size))
+    table.append(layer("attention/output/kernel", "heads head embed", "self_attn.o_proj.weight", "joined"))
+    table.append(layer("mlp_norm/scale", "norm", "post_attention_layernorm.weight", "flat", config.width))
+    for name in ("gate", "up"):
+        table.append(layer(f"mlp/{name}/kernel", "embed mlp", f"mlp.{name}_proj.weight", "matrix"))
+    table.append(layer("mlp/down/kernel", "mlp embed", "mlp.down_proj.weight", "matrix"))
+    table.append(weight("final_norm/scale", "norm", "model.norm.weight", "flat", config.width))
+    if not config.tied:
+        table.append(weight("head/kernel", "embed vocab", "lm_head.weight", "matrix"))
+    return tuple(table)
+
+
+def from_hf_layout(weight: Weight, tensor: np.ndarray) -> np.ndarray:
+    """One tensor of a Hugging Face checkpoint [hf_shape] as one layer of ours [layer_shape]; a view where possible."""
+    if weight.layout in ("same", "flat"):
+        return tensor.reshape(weight.layer_shape)
+    return tensor.T.reshape(weight.layer_shape)
+
+
+def to_hf_layout(weight: Weight, array: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`from_hf_layout`."""
+    if weight.layout in ("same", "flat"):
+        return array.reshape(weight.hf_shape)
+    return array.reshape(weight.hf_shape[::-1]).T
+
+
+def tree(config: ModelConfig, make: Callable[[Weight], T]) -> dict[str, Any]:
+    """A parameter tree whose leaves are ``make(weight)``."""
+    root: dict[str, Any] = {}
+    for weight in weight_table(config):
+        node = root
+        for key in weight.path[:-1]:
+            node = node.setdefault(key, {})
+        node[weight.path[-1]] = make(weight)
+    return root
+
+
+def leaf(params: Params, weight: Weight) -> Any:
+    """The leaf of a parameter tree that the weight describes."""
+    node: Any = params
+    for key in weight.path:
+        node = node[key]
+    return node
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameter tree as float32 shapes, without memory."""
+    return tree(config, lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32))
+
+
+def shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
+    """The parameter tree as NamedShardings on the mesh, by the rules of :mod:`jaxrl_llm.sharding`."""
+    return tree(config, lambda weight: NamedSharding(mesh, sharding.spec(weight.axes, weight.shape, mesh)))
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Numbers in the parameter tree; a tied embedding counts once."""
+    return sum(math.prod(weight.shape) for weight in weight_table(config))
+
+
+def _input_axes(layout: Layout) -> int:
+    return 2 if layout == "joined" else 1
