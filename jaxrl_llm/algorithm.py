@@ -9,15 +9,30 @@ every KL estimate of a token within ±10 nats (:data:`KL_CLAMP`), with gradient 
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal, NamedTuple, get_args, get_type_hints
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.core import advantages as baselines
-from jaxrl_llm.core import aggregation, diagnostics, groups, kl, losses, masks, ratios, returns, shaping
+from jaxrl_llm.core import aggregation, diagnostics, losses, masks, ratios, returns, shaping
+from jaxrl_llm.core import kl as kl_estimators
+from jaxrl_llm.knobs import Algorithm, check
 from jaxrl_llm.types import Array, Mean, Metrics, TrainBatch
+
+__all__ = [
+    "Advantages",
+    "Algorithm",
+    "advantages",
+    "check",
+    "keep_groups",
+    "kl_estimate",
+    "loss_weights",
+    "needs_entropy",
+    "needs_reference",
+    "policy_loss",
+    "shape_rewards",
+]
 
 LOG_RATIO_CLAMP = 20.0  # nats
 KL_CLAMP = 10.0  # nats
@@ -34,7 +49,7 @@ SCALES = {
     "batch_centered": baselines.centred_batch_std,
 }
 RATIOS = {"token": ratios.token_ratio, "sequence": ratios.sequence_ratio}
-KL_ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
+KL_ESTIMATORS = {"k1": kl_estimators.k1, "k2": kl_estimators.k2, "k3": kl_estimators.k3}
 AGGREGATIONS = {
     "token_mean": lambda mask, prompt_id, tokens_per_row: aggregation.token_mean(mask),
     "sequence_mean": lambda mask, prompt_id, tokens_per_row: aggregation.sequence_mean(mask),
@@ -42,152 +57,6 @@ AGGREGATIONS = {
     "sequence_sum": lambda mask, prompt_id, tokens_per_row: aggregation.sequence_sum(mask),
     "constant": lambda mask, prompt_id, tokens_per_row: aggregation.constant(mask, tokens_per_row=tokens_per_row),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Algorithm:
-    """The knobs; each stands with its unit, default and comment in ``configs/base.py``.
-
-    Raises:
-      ValueError: a value is out of its range, or two knobs contradict each other.
-    """
-
-    baseline: Literal["none", "group", "batch", "leave_one_out"]
-    scale: Literal["none", "group", "batch", "batch_centered"]
-    scale_ddof: int
-    scale_epsilon: float
-    whiten: bool
-    advantage_clip: float | None
-    surrogate: Literal["ppo_clip", "reinforce"]
-    ratio: Literal["token", "sequence"]
-    clip_low: float
-    clip_high: float
-    dual_clip: float | None
-    old_logprobs: Literal["sampler", "trainer"]
-    kl_placement: Literal["none", "loss", "reward"]
-    kl_estimator: Literal["k1", "k2", "k3"]
-    kl_coefficient: float
-    entropy_coefficient: float
-    aggregation: Literal["token_mean", "sequence_mean", "prompt_mean", "sequence_sum", "constant"]
-    aggregation_constant: float | None
-    overlong_filter: bool
-    overlong_buffer: int
-    overlong_penalty: float
-    group_filter: Literal["none", "zero_variance"]
-    resample_rounds: int
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            options = get_args(hint)
-            value = getattr(self, name)
-            if options and all(isinstance(option, str) for option in options) and value not in options:
-                raise ValueError(f"algorithm.{name} = {value!r}: expected one of {', '.join(options)}")
-        _check_ranges(self)
-        _check_contradictions(self)
-
-
-def _check_ranges(a: Algorithm) -> None:
-    ranges = {
-        "scale_ddof": (a.scale_ddof >= 0, "0 or more"),
-        "scale_epsilon": (a.scale_epsilon >= 0, "0 or more"),
-        "advantage_clip": (a.advantage_clip is None or a.advantage_clip > 0, "a number above 0, or None"),
-        "clip_low": (0 <= a.clip_low <= 1, "between 0 and 1"),
-        "clip_high": (a.clip_high >= 0, "0 or more"),
-        "dual_clip": (a.dual_clip is None or a.dual_clip > 1, "a number above 1, or None"),
-        "kl_coefficient": (a.kl_coefficient >= 0, "0 or more"),
-        "aggregation_constant": (
-            a.aggregation_constant is None or a.aggregation_constant > 0,
-            "tokens, above 0, or None",
-        ),
-        "overlong_buffer": (a.overlong_buffer >= 0, "tokens, 0 or more"),
-        "overlong_penalty": (a.overlong_penalty >= 0, "0 or more (it is taken from the reward)"),
-        "resample_rounds": (a.resample_rounds >= 1, "1 or more"),
-    }
-    for name, (holds, expected) in ranges.items():
-        if not holds:
-            raise ValueError(f"algorithm.{name} = {getattr(a, name)!r}: expected {expected}")
-
-
-def _check_contradictions(a: Algorithm) -> None:
-    placed = a.kl_placement != "none"
-    contradictions = [
-        (placed and a.kl_coefficient == 0, "kl_placement", "kl_coefficient", "a KL term needs a coefficient above 0"),
-        (not placed and a.kl_coefficient > 0, "kl_coefficient", "kl_placement", "say where the KL goes: loss, reward"),
-        (
-            a.kl_placement == "loss" and a.kl_estimator == "k1",
-            "kl_placement",
-            "kl_estimator",
-            "as a loss, k1 has a gradient that is zero on average; take k2 or k3",
-        ),
-        (
-            a.aggregation_constant is not None and a.aggregation != "constant",
-            "aggregation_constant",
-            "aggregation",
-            "only aggregation 'constant' divides by it",
-        ),
-        (
-            a.surrogate == "reinforce" and a.dual_clip is not None,
-            "dual_clip",
-            "surrogate",
-            "there is no ratio to clip in -A log p",
-        ),
-        (
-            a.surrogate == "reinforce" and a.ratio != "token",
-            "ratio",
-            "surrogate",
-            "there is no ratio in -A log p",
-        ),
-        (
-            a.overlong_buffer > 0 and a.overlong_penalty == 0,
-            "overlong_buffer",
-            "overlong_penalty",
-            "the penalty would change no reward",
-        ),
-        (
-            a.resample_rounds > 1 and a.group_filter == "none",
-            "resample_rounds",
-            "group_filter",
-            "without a filter no group is ever replaced",
-        ),
-    ]
-    for found, one, other, why in contradictions:
-        if found:
-            raise ValueError(
-                f"algorithm.{one} = {getattr(a, one)!r} with algorithm.{other} = {getattr(a, other)!r}: {why}"
-            )
-
-
-def check(algorithm: Algorithm, *, samples_per_prompt: int, max_tokens: int) -> None:
-    """Refuses knobs that contradict the size of a group or of a completion.
-
-    Args:
-      samples_per_prompt: completions of a prompt, G.
-      max_tokens: the limit of a completion, in tokens.
-
-    Raises:
-      ValueError: names the key, its value and what was expected.
-    """
-    needs_group = {
-        "baseline": algorithm.baseline in ("group", "leave_one_out"),
-        "scale": algorithm.scale in ("group", "batch_centered"),
-        "group_filter": algorithm.group_filter != "none",
-    }
-    for name, needed in needs_group.items():
-        if needed and samples_per_prompt < 2:
-            raise ValueError(
-                f"algorithm.{name} = {getattr(algorithm, name)!r} with data.samples_per_prompt = {samples_per_prompt}: "
-                "expected at least 2 samples of a prompt, or every advantage is 0"
-            )
-    if algorithm.scale == "group" and samples_per_prompt <= algorithm.scale_ddof:
-        raise ValueError(
-            f"algorithm.scale_ddof = {algorithm.scale_ddof} with data.samples_per_prompt = {samples_per_prompt}: "
-            "expected more samples than ddof for a standard deviation within a group"
-        )
-    if algorithm.overlong_buffer > max_tokens:
-        raise ValueError(
-            f"algorithm.overlong_buffer = {algorithm.overlong_buffer} with sampling.max_tokens = {max_tokens}: "
-            "expected a buffer that fits into a completion"
-        )
 
 
 def needs_reference(algorithm: Algorithm) -> bool:
@@ -282,13 +151,13 @@ def advantages(
     scored = ~jnp.isnan(rewards)
     tokens = mask.astype(bool) & scored[:, None]
     row_values = _row_advantages(algorithm, rewards, prompt_id, scored)
-    values = jnp.where(tokens, row_values[:, None], 0)
+    values = masks.over_tokens(row_values, tokens)
     if kl is not None:
         to_go = returns.returns_to_go(-algorithm.kl_coefficient * masks.keep(kl, tokens), tokens)
         values = jnp.where(tokens, values + to_go.astype(values.dtype), 0)
     if algorithm.whiten:
         values = baselines.whiten(values, tokens, ddof=algorithm.scale_ddof, std_epsilon=algorithm.scale_epsilon)
-    metrics = _reward_metrics(rewards, prompt_id, scored)
+    metrics = {"unscorable": Mean.of(~scored)} | diagnostics.reward_spread(rewards, prompt_id, scored)
     if algorithm.advantage_clip is not None:
         metrics["advantage_clipped"] = Mean.of(jnp.abs(values) > algorithm.advantage_clip, tokens)
         values = jnp.clip(values, -algorithm.advantage_clip, algorithm.advantage_clip)
@@ -307,23 +176,6 @@ def _row_advantages(algorithm: Algorithm, rewards: Array, prompt_id: Array, scor
         return centred
     std = SCALES[algorithm.scale](rewards, prompt_id, scored, ddof=algorithm.scale_ddof)
     return jnp.where(std > 0, baselines.scaled(centred, std, epsilon=algorithm.scale_epsilon), 0)
-
-
-def _reward_metrics(rewards: Array, prompt_id: Array, scored: Array) -> Metrics:
-    """Spread of the rewards, and the share of groups that have none; a group counts once, whatever its size."""
-    member = groups.members(prompt_id, scored)
-    share_of_group = masks.divide(jnp.ones_like(rewards), groups.size(member).astype(rewards.dtype))
-    share_of_group = jnp.where(scored, share_of_group, 0)
-    flat = ~shaping.has_spread(rewards, prompt_id, scored)
-    number_of_groups = jnp.sum(share_of_group)
-    group_std = baselines.group_std(rewards, prompt_id, scored, ddof=0)
-    batch_std = baselines.batch_std(rewards, prompt_id, scored, ddof=0)
-    return {
-        "unscorable": Mean.of(~scored),
-        "zero_variance_groups": Mean(jnp.sum(share_of_group * flat), number_of_groups),
-        "reward_std_group": Mean(jnp.sum(share_of_group * group_std), number_of_groups),
-        "reward_std_batch": Mean.of(batch_std, scored),
-    }
 
 
 def loss_weights(algorithm: Algorithm, mask: Array, prompt_id: Array, *, max_tokens: int) -> Array:
@@ -348,7 +200,12 @@ def policy_loss(algorithm: Algorithm, logprobs: Array, entropy: Array, batch: Tr
 
     Returns:
       (loss, metrics). Losses of the parts of a step add up to the loss of the step, and so do the metrics.
+
+    Raises:
+      ValueError: the KL goes into the loss and ``ref_logprobs`` is None.
     """
+    if algorithm.kl_placement == "loss" and batch.ref_logprobs is None:
+        raise ValueError("algorithm.kl_placement = 'loss' but batch.ref_logprobs is None: expected [B, T]")
     mask = batch.mask.astype(bool)
     logprobs, entropy = masks.keep(masks.as_float(logprobs), mask), masks.keep(masks.as_float(entropy), mask)
     advantage = masks.keep(batch.advantages, mask)
@@ -362,8 +219,10 @@ def policy_loss(algorithm: Algorithm, logprobs: Array, entropy: Array, batch: Tr
         "advantage_size": Mean.of(jnp.abs(advantage), mask),
     }
     token_loss, surrogate_metrics = SURROGATES[algorithm.surrogate](algorithm, logprobs, ratio, advantage, mask)
-    from_sampler = ratios.log_ratio(logprobs, batch.sampler_logprobs, mask, clamp=LOG_RATIO_CLAMP)
-    metrics |= surrogate_metrics | {"kl_sampler": diagnostics.kl_of_sampler(from_sampler, mask)}
+    sampled = masks.keep(batch.sampler_logprobs, mask)
+    metrics |= surrogate_metrics | {
+        "kl_sampler": Mean.of(kl_estimators.k3(sampled, logprobs, log_ratio_clamp=LOG_RATIO_CLAMP), mask)
+    }
     if batch.ref_logprobs is not None:
         kl_ref = kl_estimate(algorithm, logprobs, masks.keep(batch.ref_logprobs, mask))
         metrics["kl_ref"] = Mean.of(kl_ref, mask)
@@ -371,26 +230,27 @@ def policy_loss(algorithm: Algorithm, logprobs: Array, entropy: Array, batch: Tr
             token_loss = token_loss + algorithm.kl_coefficient * kl_ref
     if algorithm.entropy_coefficient != 0:
         token_loss = token_loss - algorithm.entropy_coefficient * entropy
-    return jnp.sum(masks.keep(batch.weights * token_loss, mask)), jax.lax.stop_gradient(metrics)
+    return jnp.sum(masks.keep(batch.weights, mask) * token_loss), jax.lax.stop_gradient(metrics)
 
 
-def _ppo_clip(
-    algorithm: Algorithm, logprobs: Array, ratio: Array, advantage: Array, mask: Array
-) -> tuple[Array, Metrics]:
+def _ppo_clip(a: Algorithm, logprobs: Array, ratio: Array, advantage: Array, mask: Array) -> tuple[Array, Metrics]:
     del logprobs
-    bounds = {"clip_low": algorithm.clip_low, "clip_high": algorithm.clip_high}
-    loss = losses.ppo_clip(ratio, advantage, **bounds)
-    metrics = diagnostics.clip_fractions(ratio, advantage, mask, **bounds)
-    if algorithm.dual_clip is not None:
-        metrics["dual_clip_fraction"] = diagnostics.dual_clip_fraction(loss, advantage, mask, bound=algorithm.dual_clip)
-        loss = losses.dual_clip(loss, advantage, bound=algorithm.dual_clip)
+    loss = losses.ppo_clip(ratio, advantage, clip_low=a.clip_low, clip_high=a.clip_high)
+    metrics = {
+        "clip_fraction_low": Mean.of(diagnostics.clip_binds_low(ratio, advantage, a.clip_low), mask),
+        "clip_fraction_high": Mean.of(diagnostics.clip_binds_high(ratio, advantage, a.clip_high), mask),
+        "outside_low": Mean.of(ratio < 1 - a.clip_low, mask),  # whatever the sign of A, as the paper counts
+        "outside_high": Mean.of(ratio > 1 + a.clip_high, mask),
+    }
+    if a.dual_clip is not None:
+        binds = diagnostics.dual_clip_binds(loss, advantage, a.dual_clip)
+        metrics["dual_clip_fraction"] = Mean.of(binds, mask)
+        loss = losses.dual_clip(loss, advantage, bound=a.dual_clip)
     return loss, metrics
 
 
-def _reinforce(
-    algorithm: Algorithm, logprobs: Array, ratio: Array, advantage: Array, mask: Array
-) -> tuple[Array, Metrics]:
-    del algorithm, ratio, mask
+def _reinforce(a: Algorithm, logprobs: Array, ratio: Array, advantage: Array, mask: Array) -> tuple[Array, Metrics]:
+    del a, ratio, mask
     return losses.reinforce(logprobs, advantage), {}
 
 

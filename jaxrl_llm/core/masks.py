@@ -48,3 +48,8 @@ def last_token(mask: Array) -> Array:
     """bool [B, T]: True at the last True of each row of ``mask`` [B, T], all False in a row without one."""
     later = jnp.cumsum(mask[:, ::-1].astype(jnp.int32), axis=1)[:, ::-1]  # tokens from t on
     return mask.astype(bool) & (later == 1)
+
+
+def over_tokens(values: Array, mask: Array) -> Array:
+    """[B, T]: each row's value [B] at its tokens, 0 off the mask."""
+    return jnp.where(mask, as_float(values)[:, None], 0)
