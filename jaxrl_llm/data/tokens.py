@@ -248,7 +248,7 @@ def _load_gguf(path: Path) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    backend.decoder = decoders.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     control = [word for word, type_ in zip(words, read["ggml.token_type"]) if type_ == gguf.TokenType.CONTROL]
     backend.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in control])
     config = {
