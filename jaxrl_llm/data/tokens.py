@@ -30,7 +30,14 @@ class Tokenizer:
       chat_template: in jinja, or None.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], *, stop_ids: Sequence[int], name: str):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        config: Mapping[str, Any],
+        *,
+        stop_ids: Sequence[int],
+        name: str,
+    ):
         """Wraps a tokenizer.
 
         Args:
@@ -246,7 +253,10 @@ def _load_gguf(path: Path) -> Tokenizer:
     merges = [tuple(merge.split(" ", 1)) for merge in read["ggml.merges"]]
     backend = Backend(models.BPE({word: i for i, word in enumerate(words)}, merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     backend.decoder = decoders.ByteLevel()
     control = [word for word, type_ in zip(words, read["ggml.token_type"]) if type_ == gguf.TokenType.CONTROL]
@@ -256,7 +266,12 @@ def _load_gguf(path: Path) -> Tokenizer:
         "chat_template": read.get("chat_template"),
         "clean_up_tokenization_spaces": False,
     }
-    for key, name in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
+    for key, name in (
+        ("bos_token", "bos"),
+        ("eos_token", "eos"),
+        ("pad_token", "padding"),
+        ("unk_token", "unknown"),
+    ):
         if f"ggml.{name}_token_id" in read:
             config[key] = words[read[f"ggml.{name}_token_id"]]
     return Tokenizer(backend, config, stop_ids=(), name=str(path))

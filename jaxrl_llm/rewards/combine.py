@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Judge:
         self._verifier = MathVerifier(settings.timeout_seconds) if settings.verifier == "math" else None
         self._readable: set[str] = set()  # gold answers that were checked
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +87,10 @@ class Judge:
         self._readable.update(readable)
 
     def judge(
-        self, texts: Sequence[str], gold: Sequence[str], truncated: Sequence[bool] | np.ndarray
+        self,
+        texts: Sequence[str],
+        gold: Sequence[str],
+        truncated: Sequence[bool] | np.ndarray,
     ) -> tuple[np.ndarray, list[Outcome]]:
         """Rewards and outcomes of completions.
 
@@ -105,7 +108,10 @@ class Judge:
         if not len(texts) == len(gold) == len(truncated):
             raise ValueError(f"{len(texts)} texts, {len(gold)} gold answers and {len(truncated)} truncation flags")
         self.check(gold)
-        outcomes = self._outcomes([answers.extract(text, self._settings.answer_format) for text in texts], gold)
+        outcomes = self._outcomes(
+            [answers.extract(text, self._settings.answer_format) for text in texts],
+            gold,
+        )
         rewards = np.array([self._settings.of(outcome) for outcome in outcomes], np.float32)
         if self._settings.truncated is not None:
             rewards[np.asarray(truncated, bool)] = self._settings.truncated
@@ -113,16 +119,13 @@ class Judge:
 
     def _outcomes(self, found: Sequence[str | None], gold: Sequence[str]) -> list[Outcome]:
         outcomes = [Outcome.UNPARSEABLE] * len(found)
-        open_rows = []
+        unequal: dict[int, tuple[str, str]] = {}  # row -> (gold, answer): the same text needs no algebra
         for row, answer in enumerate(found):
-            if answer is None:
-                continue
-            equal = answers.same(answer, gold[row])
-            outcomes[row] = Outcome.CORRECT if equal else Outcome.WRONG
-            if not equal and self._verifier is not None:  # the same text needs no algebra
-                open_rows.append(row)
-        if self._verifier is not None and open_rows:
-            pairs = [(gold[row], str(found[row])) for row in open_rows]
-            for row, outcome in zip(open_rows, self._verifier.compare(pairs)):
+            if answer is not None:
+                outcomes[row] = Outcome.CORRECT if answers.same(answer, gold[row]) else Outcome.WRONG
+                if outcomes[row] is Outcome.WRONG:
+                    unequal[row] = (gold[row], answer)
+        if self._verifier is not None:
+            for row, outcome in zip(unequal, self._verifier.compare(list(unequal.values()))):
                 outcomes[row] = outcome
         return outcomes

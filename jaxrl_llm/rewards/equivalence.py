@@ -88,11 +88,16 @@ class _Worker:
 
     def __init__(self, timeout_seconds: float):
         self._timeout = timeout_seconds
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in kill
         root = str(Path(__file__).resolve().parents[2])  # where jaxrl_llm lies, installed or not
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jaxrl_llm.rewards.equivalence", repr(timeout_seconds + GRACE_SECONDS)],
+            [
+                sys.executable,
+                "-m",
+                "jaxrl_llm.rewards.equivalence",
+                repr(timeout_seconds + GRACE_SECONDS),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
