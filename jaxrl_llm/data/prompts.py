@@ -150,7 +150,7 @@ def _read_hub(name: str, split: str) -> list[tuple[int, Any]]:
 def _problem(row: Any, source: str, index: int, question_key: str, answer_key: str) -> Problem:
     name = _name(source, index)
     if not isinstance(row, Mapping):
-        raise ValueError(f"{name}: {row!r}, expected an object with {question_key!r} and {answer_key!r}")  # noqa: TRY004
+        raise ValueError(f"{name}: {row!r}, expected an object with {question_key!r} and {answer_key!r}")
     for key in (question_key, answer_key):
         if key not in row:
             raise ValueError(f"{name}: no key {key!r}; the row has {', '.join(map(repr, row))}")
@@ -196,12 +196,7 @@ class PromptStream:
 
     def state(self) -> dict[str, Any]:
         """The cursor, as JSON values."""
-        return {
-            "epoch": self._epoch,
-            "position": self._position,
-            "seed": self._seed,
-            "fingerprint": self._fingerprint,
-        }
+        return {"epoch": self._epoch, "position": self._position, "seed": self._seed, "fingerprint": self._fingerprint}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on where a stream with this state would.
@@ -227,10 +222,7 @@ class PromptStream:
         """Rows of this epoch in the order of a hash: the same under every version of every library."""
         if isinstance(self._problems, TaskProblems):
             return []
-        return sorted(
-            range(len(self._problems)),
-            key=lambda row: _digest(self._seed, self._epoch, row),
-        )
+        return sorted(range(len(self._problems)), key=lambda row: _digest(self._seed, self._epoch, row))
 
 
 def _digest(*parts: object) -> bytes:

@@ -90,11 +90,7 @@ class Task:
 
 # --- chain_sum: "23+45-17+8=" ---------------------------------------------------------------------------------------
 
-_CHAIN_SUM_TIERS = {
-    "easy": (3, 49),
-    "medium": (4, 99),
-    "hard": (6, 99),
-}  # count of numbers, largest number
+_CHAIN_SUM_TIERS = {"easy": (3, 49), "medium": (4, 99), "hard": (6, 99)}  # count of numbers, largest number
 
 
 def _draw_chain(tier: str, draws: _Draws) -> list[int]:
@@ -133,11 +129,7 @@ def _chain_sum(tier: str, draws: _Draws) -> Example:
 
 # --- addition: "a + b" ----------------------------------------------------------------------------------------------
 
-_ADDITION_TIERS = {
-    "easy": (0, 9),
-    "medium": (10, 99),
-    "hard": (100, 999),
-}  # range of both operands
+_ADDITION_TIERS = {"easy": (0, 9), "medium": (10, 99), "hard": (100, 999)}  # range of both operands
 
 
 def _addition(tier: str, draws: _Draws) -> Example:

@@ -53,7 +53,7 @@ def encode_prompts(problems: Sequence[Problem], settings: DataSettings, tokenize
       ValueError: naming the row, where a prompt is longer than ``data.max_prompt_tokens``.
     """
     prompts = [encode_prompt(problem, settings, tokenizer) for problem in problems]
-    for problem, prompt in zip(problems, prompts):
+    for problem, prompt in zip(problems, prompts, strict=True):
         if len(prompt) > settings.max_prompt_tokens:
             raise ValueError(
                 f"{problem.name}: the prompt has {len(prompt)} tokens, data.max_prompt_tokens is "

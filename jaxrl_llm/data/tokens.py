@@ -30,14 +30,7 @@ class Tokenizer:
       chat_template: in jinja, or None.
     """
 
-    def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        config: Mapping[str, Any],
-        *,
-        stop_ids: Sequence[int],
-        name: str,
-    ):
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], *, stop_ids: Sequence[int], name: str):
         """Wraps a tokenizer.
 
         Args:
@@ -79,7 +72,7 @@ class Tokenizer:
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-        """The text of token ids, without special tokens unless ``keep_special``; bytes that are no UTF-8 become U+FFFD."""
+        """The text of ids, without special tokens unless ``keep_special``; bytes that are no UTF-8 become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
 
     def token_id(self, text: str) -> int:
@@ -234,10 +227,13 @@ def _load_gguf(path: Path) -> Tokenizer:
     The decoder gets no prefix space. transformers' own conversion lacks the digit splitter, which shows where several
     spaces stand before a digit.
     """
-    import gguf
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
+    try:
+        import gguf
+    except ImportError as error:
+        raise ImportError(f"{path}: needs the package gguf: pip install 'jaxrl-llm[gguf]'") from error
     try:
         fields = gguf.GGUFReader(str(path)).fields
     except Exception as error:  # the reader raises ValueError, IndexError or struct errors on a damaged file
@@ -253,25 +249,19 @@ def _load_gguf(path: Path) -> Tokenizer:
     merges = [tuple(merge.split(" ", 1)) for merge in read["ggml.merges"]]
     backend = Backend(models.BPE({word: i for i, word in enumerate(words)}, merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     backend.decoder = decoders.ByteLevel()
-    control = [word for word, type_ in zip(words, read["ggml.token_type"]) if type_ == gguf.TokenType.CONTROL]
+    control = [
+        word for word, type_ in zip(words, read["ggml.token_type"], strict=True) if type_ == gguf.TokenType.CONTROL
+    ]
     backend.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in control])
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": read.get("chat_template"),
         "clean_up_tokenization_spaces": False,
     }
-    for key, name in (
-        ("bos_token", "bos"),
-        ("eos_token", "eos"),
-        ("pad_token", "padding"),
-        ("unk_token", "unknown"),
-    ):
+    for key, name in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
         if f"ggml.{name}_token_id" in read:
             config[key] = words[read[f"ggml.{name}_token_id"]]
     return Tokenizer(backend, config, stop_ids=(), name=str(path))

@@ -87,10 +87,7 @@ class Judge:
         self._readable.update(readable)
 
     def judge(
-        self,
-        texts: Sequence[str],
-        gold: Sequence[str],
-        truncated: Sequence[bool] | np.ndarray,
+        self, texts: Sequence[str], gold: Sequence[str], truncated: Sequence[bool] | np.ndarray
     ) -> tuple[np.ndarray, list[Outcome]]:
         """Rewards and outcomes of completions.
 
@@ -108,10 +105,7 @@ class Judge:
         if not len(texts) == len(gold) == len(truncated):
             raise ValueError(f"{len(texts)} texts, {len(gold)} gold answers and {len(truncated)} truncation flags")
         self.check(gold)
-        outcomes = self._outcomes(
-            [answers.extract(text, self._settings.answer_format) for text in texts],
-            gold,
-        )
+        outcomes = self._outcomes([answers.extract(text, self._settings.answer_format) for text in texts], gold)
         rewards = np.array([self._settings.of(outcome) for outcome in outcomes], np.float32)
         if self._settings.truncated is not None:
             rewards[np.asarray(truncated, bool)] = self._settings.truncated
@@ -126,6 +120,6 @@ class Judge:
                 if outcomes[row] is Outcome.WRONG:
                     unequal[row] = (gold[row], answer)
         if self._verifier is not None:
-            for row, outcome in zip(unequal, self._verifier.compare(list(unequal.values()))):
+            for row, outcome in zip(unequal, self._verifier.compare(list(unequal.values())), strict=True):
                 outcomes[row] = outcome
         return outcomes

@@ -54,14 +54,14 @@ class MathVerifier:
     def compare(self, pairs: Sequence[Pair]) -> list[Outcome]:
         """The outcome of every pair (gold, answer), each distinct pair asked once."""
         distinct = list(dict.fromkeys(pairs))
-        outcomes = dict(zip(distinct, self._ask([["compare", *pair] for pair in distinct])))
+        outcomes = dict(zip(distinct, self._ask([["compare", *pair] for pair in distinct]), strict=True))
         return [outcomes[pair] for pair in pairs]
 
     def parseable(self, answers: Iterable[str]) -> dict[str, bool]:
         """For every distinct answer, whether math-verify can read it before the deadline."""
         distinct = list(dict.fromkeys(answers))
         outcomes = self._ask([["parse", answer] for answer in distinct])
-        return {answer: outcome is Outcome.CORRECT for answer, outcome in zip(distinct, outcomes)}
+        return {answer: outcome is Outcome.CORRECT for answer, outcome in zip(distinct, outcomes, strict=True)}
 
     def _ask(self, questions: list[list[str]]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -88,22 +88,18 @@ class _Worker:
 
     def __init__(self, timeout_seconds: float):
         self._timeout = timeout_seconds
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in kill
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill
         root = str(Path(__file__).resolve().parents[2])  # where jaxrl_llm lies, installed or not
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "jaxrl_llm.rewards.equivalence",
-                repr(timeout_seconds + GRACE_SECONDS),
-            ],
+            [sys.executable, "-m", "jaxrl_llm.rewards.equivalence", repr(timeout_seconds + GRACE_SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, "PYTHONPATH": path},
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
