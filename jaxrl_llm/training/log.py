@@ -1,11 +1,11 @@
 """The files of a run: who owns the folder, and what is written there while it trains.
 
-    config.json     the resolved config; a folder that holds another one is refused
-    starts.jsonl    one line a start: time, command, versions, devices
-    metrics.jsonl   one line a step: numbers that the same config and seed give again, byte for byte
-    speed.jsonl     one line a step: numbers of the clock
-    samples.jsonl   full texts of each evaluation
-    tensorboard/    events of the numbers above
+config.json     the resolved config; a folder that holds another one is refused
+starts.jsonl    one line a start: time, command, versions, devices
+metrics.jsonl   one line a step: numbers that the same config and seed give again, byte for byte
+speed.jsonl     one line a step: numbers of the clock
+samples.jsonl   full texts of each evaluation
+tensorboard/    events of the numbers above
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """"dotted.path (old -> new)" for every key in which two configs differ."""
+    """ "dotted.path (old -> new)" for every key in which two configs differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}" if path else key)
@@ -52,7 +52,7 @@ def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
         try:
             old = json.loads(target.read_text())
         except ValueError as error:
-            raise ValueError(f"{target} is not JSON ({error}): move the folder away, or choose another run_dir") from error
+            raise ValueError(f"{target} is not JSON ({error}): choose another run_dir") from error
         differing = [line for line in _differences(old, json.loads(text)) if not line.startswith("run_dir (")]
         if differing:
             raise FileExistsError(
@@ -172,8 +172,7 @@ class RunLog:
             size, kept = os.fstat(file.fileno()).st_size, position.get(stream, 0)
             if size < kept:
                 raise ValueError(
-                    f"{file.name} has {size} bytes, but the checkpoint was made when it had {kept}: the file was cut or "
-                    "replaced"
+                    f"{file.name} has {size} bytes, but had {kept} when the checkpoint was made: it was cut or replaced"
                 )
             file.truncate(kept)
 

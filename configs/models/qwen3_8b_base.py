@@ -1,0 +1,14 @@
+"""Qwen3-8B-Base with the hyperparameters of arXiv 2508.08221: see configs/models/paper.py.
+
+Command: jaxrl-llm train --config configs/models/qwen3_8b_base.py
+Hardware: accelerators; never run by us at full size. The study's larger non-aligned model.
+"""
+
+from configs.models import paper
+
+
+def get_config():
+    c = paper.get_config()
+    c.run_dir = "runs/qwen3_8b_base"
+    c.model.source = "Qwen/Qwen3-8B-Base"
+    return c

@@ -1,0 +1,16 @@
+"""Lite PPO on the embedded model and its built-in task: the run of `make quickstart`.
+
+Source: configs/lite_ppo.py, with sizes for two CPU cores.
+Command: jaxrl-llm train --config configs/quickstart.py
+Hardware: two CPU cores, under 4 GiB. Expected: TO MEASURE minutes; held-out avg@4 TO MEASURE.
+"""
+
+from configs import lite_ppo
+
+
+def get_config():
+    c = lite_ppo.get_config()
+    c.run_dir = "runs/quickstart"
+    c.optimizer.learning_rate = 1e-4
+    c.optimizer.clip_norm = 1.0
+    return c

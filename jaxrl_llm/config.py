@@ -1,0 +1,213 @@
+"""From a config file and `--config.path=value` overrides to typed settings, and the checks that need nothing compiled.
+
+Three steps, each with its own errors: :func:`load` executes the file and applies the overrides, :func:`parse` turns
+the ConfigDict into :class:`~jaxrl_llm.training.settings.Settings`, :func:`check` refuses values and combinations that
+cannot run. Keys and types are those of the settings dataclasses; nothing here lists them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import linecache
+import runpy
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxrl_llm import algorithm, schema, sharding
+from jaxrl_llm.training.settings import Settings
+
+
+@functools.cache
+def key_types() -> Mapping[str, Any]:
+    """Dotted path -> type of every key of a run."""
+    return dict(schema.key_types(Settings))
+
+
+@contextmanager
+def _configs_importable(path: Path) -> Iterator[None]:
+    """Lets the config file at ``path`` write ``from configs import base``, from whatever folder it is run.
+
+    The folder `configs` is the nearest one above the file that holds a base.py, else the one beside this package.
+    Modules of another `configs` folder, loaded earlier, are forgotten.
+    """
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name == "configs" or name.startswith("configs.")]:
+            del sys.modules[name]
+
+    folders = [*path.resolve().parents, Path(__file__).resolve().parents[1]]
+    root = next((folder for folder in folders if (folder / "configs" / "base.py").is_file()), folders[-1])
+    forget()
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(root))
+        forget()
+
+
+def _execute(path: Path) -> ConfigDict:
+    """What the file's ``get_config()`` returns; its errors name the file, the line and the text of the line."""
+    try:
+        with _configs_importable(path):
+            get_config = runpy.run_path(str(path)).get("get_config")
+            if not callable(get_config) or inspect.signature(get_config).parameters:
+                raise ValueError(f"{path}: a config file defines get_config(), without arguments")
+            config = get_config()
+    except Exception as error:
+        if isinstance(error, SyntaxError):
+            raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if not lines:
+            raise
+        line = lines[-1] or 0
+        source = linecache.getline(str(path), line).strip()
+        raise ValueError(f"{path}, line {line}, {source!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"{path}: get_config() returned {type(config).__name__}, expected an ml_collections ConfigDict"
+        )
+    return config
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+    """Executes a config file and applies overrides to what it returns.
+
+    Args:
+      path: a Python file with ``get_config()``; it may import its neighbours as ``from configs import base``.
+      overrides: "dotted.path=value"; the last one of a path wins. "None" empties an optional key.
+
+    Returns:
+      The locked ConfigDict. Keys and types that the file itself set are judged by :func:`parse`.
+
+    Raises:
+      FileNotFoundError: no file at ``path``.
+      ValueError: the file fails or does not return a ConfigDict, or an override names an unknown key or has a value of
+        the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist")
+    config = _execute(path)
+    config.unlock()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r}: expected dotted.path=value")
+        if key not in key_types():
+            raise schema.unknown(key, key_types())
+        *sections, name = key.split(".")
+        holder = config
+        for section in sections:
+            holder = holder.get(section)
+            if not isinstance(holder, ConfigDict):
+                raise ValueError(f"{path}: get_config() returned no section {section} to set {key} in")
+        holder[name] = schema.from_text(key, text, key_types()[key])
+    return config.lock()
+
+
+def _build(section: type, values: Any, prefix: str) -> Any:
+    """An instance of the dataclass ``section`` from the keys under ``prefix``."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix[:-1]} = {values!r}: expected a section with keys")
+    fields = schema.fields(section)
+    unread = [name for name in values if name not in fields]
+    if unread:
+        raise schema.unknown(prefix + unread[0], key_types())
+    arguments = {}
+    for name, kind in fields.items():
+        if name not in values:
+            raise ValueError(f"config key {prefix}{name} is missing; configs/base.py holds every key")
+        if dataclasses.is_dataclass(kind):
+            arguments[name] = _build(typing.cast(type, kind), values[name], f"{prefix}{name}.")
+        else:
+            arguments[name] = schema.convert(prefix + name, values[name], kind)
+    return section(**arguments)
+
+
+def parse(config: ConfigDict | Mapping[str, Any]) -> Settings:
+    """The settings of a config, or of a run's config.json.
+
+    Raises:
+      ValueError: a key that no field reads, a missing key, a value of the wrong type, or a contradiction inside one
+        section.
+    """
+    return _build(Settings, config.to_dict() if isinstance(config, ConfigDict) else config, "")
+
+
+# What the settings dataclasses cannot say themselves; an optional key that is None passes.
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        "steps training.epochs training.mini_batches training.score_chunk evaluation.problems evaluation.samples "
+        "checkpoint.keep",
+    ),
+    (
+        "0 or more",
+        lambda value: value >= 0,
+        "seed training.micro_batch optimizer.warmup_steps optimizer.weight_decay evaluation.every evaluation.top_k "
+        "evaluation.texts evaluation.temperature checkpoint.every",
+    ),
+    ("above 0", lambda value: value > 0, "optimizer.learning_rate optimizer.epsilon optimizer.clip_norm"),
+    ("above 0: greedy samples of a prompt are all equal", lambda value: value > 0, "sampling.temperature"),
+    ("above 0 and at most 1", lambda value: 0 < value <= 1, "evaluation.top_p"),
+    ("0 or more and below 1", lambda value: 0 <= value < 1, "optimizer.beta1 optimizer.beta2"),
+    ("not empty", bool, "run_dir model.source data.source evaluation.source"),
+)
+
+
+def _value(settings: Settings, path: str) -> Any:
+    return functools.reduce(getattr, path.split("."), settings)
+
+
+def _check_rows(settings: Settings, devices: int) -> None:
+    """Rows of a step divide into mini-batches, those into micro-batches, and those over the mesh."""
+    data, training = settings.data, settings.training
+    rows = data.prompts_per_step * data.samples_per_prompt
+    step = f"data.prompts_per_step {data.prompts_per_step} × data.samples_per_prompt {data.samples_per_prompt}"
+    if rows % training.mini_batches:
+        raise ValueError(f"training.mini_batches = {training.mini_batches} does not divide the {rows} rows of {step}")
+    mini_batch = rows // training.mini_batches
+    if training.micro_batch and mini_batch % training.micro_batch:
+        raise ValueError(
+            f"training.micro_batch = {training.micro_batch} does not divide the {mini_batch} rows of a mini-batch "
+            f"({step} / training.mini_batches {training.mini_batches})"
+        )
+    data_size, fsdp_size, _ = sharding.mesh_shape(settings.mesh, devices)
+    micro_batch = training.micro_batch or mini_batch
+    if micro_batch % (data_size * fsdp_size):
+        raise ValueError(
+            f"the mesh splits rows {data_size * fsdp_size} ways (mesh.data {data_size} × mesh.fsdp {fsdp_size}), which "
+            f"does not divide the {micro_batch} rows of one forward pass ({step} / training.mini_batches "
+            f"{training.mini_batches}, training.micro_batch {training.micro_batch})"
+        )
+
+
+def check(settings: Settings, *, devices: int) -> None:
+    """Refuses what cannot run on ``devices`` devices, before anything is loaded or compiled.
+
+    Raises:
+      ValueError: a value out of range, rows that do not divide into mini-batches, micro-batches or over the mesh, or
+        knobs of the algorithm that contradict each other. It names the keys and their values.
+    """
+    for expected, holds, paths in _RANGES:
+        for path in paths.split():
+            value = _value(settings, path)
+            if value is not None and not holds(value):
+                raise ValueError(f"{path} = {value!r}: expected {expected}")
+    _check_rows(settings, devices)
+    algorithm.check(
+        settings.algorithm,
+        samples_per_prompt=settings.data.samples_per_prompt,
+        max_tokens=settings.sampling.max_tokens,
+    )

@@ -1,0 +1,1 @@
+"""Pages that show what a run did, made from its files alone."""

@@ -1,0 +1,236 @@
+"""report.html of a run: one page without network, from the files of the run's folder."""
+
+from __future__ import annotations
+
+import html
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrl_llm import config as configs
+from jaxrl_llm import explain
+from jaxrl_llm.report import curves
+from jaxrl_llm.report.style import STYLE
+
+_TEXTS = 6  # problems shown before and after
+_CURVES = "Faint: every step. Strong: the mean of the last tenth of the steps up to that one."
+
+Row = Mapping[str, Any]
+
+
+def _read(path: Path, *, required: bool = True) -> list[Row]:
+    """The rows of a JSONL file."""
+    if not path.is_file():
+        if required:
+            raise FileNotFoundError(f"{path} does not exist: expected the folder of a run")
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+def _element(tag: str, text: object, **attributes: str) -> str:
+    """An element whose text and attributes are escaped."""
+    listed = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
+    return f"<{tag}{listed}>{html.escape(str(text))}</{tag}>"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _arrow(first: str, last: str) -> str:
+    return f"{first} → {last}"
+
+
+def _tiles(metrics: Sequence[Row], speed: Sequence[Row], samples: int) -> list[tuple[str, str, str]]:
+    """(name, value, remark) of the headline numbers; what was not recorded is left out."""
+
+    def ends(name: str) -> tuple[float, float] | None:
+        points = curves.series(metrics, name)
+        return (points[0][1], points[-1][1]) if points else None
+
+    def tenths(name: str) -> tuple[float, float] | None:
+        """Means of the first and the last tenth of the steps: single steps are noisy."""
+        values = [value for _, value in curves.series(metrics, name)]
+        count = max(1, len(values) // 10)
+        return (statistics.fmean(values[:count]), statistics.fmean(values[-count:])) if values else None
+
+    tiles = []
+    if average := ends("eval/avg"):
+        low, high = ends("eval/avg_low"), ends("eval/avg_high")
+        interval = ""
+        if low and high:
+            first, last = (f"{100 * low[i]:.1f}–{100 * high[i]:.1f}" for i in (0, 1))
+            interval = f"; 95 % intervals {first} and {last}"
+        remark = f"{100 * (average[1] - average[0]):+.1f} points{interval}"
+        tiles.append((f"Held-out avg@{samples}", _arrow(*map(_percent, average)), remark))
+    for name, label in (("eval/pass", f"Held-out pass@{samples}"), ("eval/majority", f"Held-out maj@{samples}")):
+        if pair := ends(name):
+            tiles.append((label, _arrow(*map(_percent, pair)), f"{100 * (pair[1] - pair[0]):+.1f} points"))
+    if pair := tenths("reward"):
+        remark = "mean of the first and last tenth of the steps"
+        tiles.append(("Reward", _arrow(*(f"{value:.3f}" for value in pair)), remark))
+    if pair := tenths("length"):
+        tiles.append(("Response length", _arrow(*(f"{value:.1f}" for value in pair)), "tokens"))
+    seconds = [value for _, value in curves.series(speed, "seconds")]
+    if seconds:
+        minutes, rest = divmod(round(sum(seconds)), 60)
+        remark = f"{len(seconds)} steps, {statistics.median(seconds):.2f} s each (median)"
+        tiles.append(("Time", f"{minutes} min {rest} s", remark))
+    rates = [value for _, value in curves.series(speed, "tokens_per_second")]
+    if rates:
+        tiles.append(("Speed", f"{statistics.median(rates):,.0f}", "tokens a second, median"))
+    return tiles
+
+
+def _inert(settings_rows: Mapping[str, Any], metrics: Sequence[Row]) -> list[str]:
+    """Knobs that are on and touched nothing in the whole run."""
+    algorithm = settings_rows.get("algorithm", {})
+    effects = (
+        ("clip_high", algorithm.get("surrogate") == "ppo_clip", "clip_fraction_high", "the upper clip bound"),
+        ("clip_low", algorithm.get("surrogate") == "ppo_clip", "clip_fraction_low", "the lower clip bound"),
+        ("dual_clip", algorithm.get("dual_clip") is not None, "dual_clip_fraction", "the dual clip"),
+        ("advantage_clip", algorithm.get("advantage_clip") is not None, "advantage_clipped", "the advantage clip"),
+        ("overlong_filter", algorithm.get("overlong_filter"), "truncated", "the overlong filter"),
+        ("group_filter", algorithm.get("group_filter") != "none", "zero_variance_groups", "the group filter"),
+    )
+    return [
+        f"algorithm.{key} = {algorithm[key]}: {what} touched nothing in the whole run"
+        for key, on, metric, what in effects
+        if on and (points := curves.series(metrics, metric)) and all(value == 0 for _, value in points)
+    ]
+
+
+def _sample(row: Row | None) -> str:
+    if row is None:
+        return '<div class="sample"><p class="badges">no text was recorded</p></div>'
+    outcome = str(row["outcome"]).lower()
+    badges = [
+        _element("span", outcome, class_=f"badge {'good' if outcome == 'correct' else 'bad'}"),
+        _element("span", f"reward {row['reward']:g}" if row["reward"] is not None else "no reward", class_="badge"),
+        _element("span", f"{row['length']} tokens{', truncated' if row['truncated'] else ''}", class_="badge"),
+        _element("span", f"read as {row['extracted']!r}", class_="badge"),
+    ]
+    return f'<div class="sample"><p class="badges">{" ".join(badges)}</p>{_element("pre", row["completion"])}</div>'
+
+
+def _texts(samples: Sequence[Row]) -> str:
+    """The first and the last evaluation's texts of the same problems, next to each other."""
+    if not samples:
+        return _element("p", "No texts were recorded.")
+    first, last = samples[0]["step"], samples[-1]["step"]
+
+    def by_problem(step: int) -> dict[Any, Row]:
+        rows: dict[Any, Row] = {}
+        for row in samples:
+            if row["step"] == step:
+                rows.setdefault(row["problem"], row)  # the first of a problem's samples
+        return rows
+
+    before, after = by_problem(first), by_problem(last)
+    parts = [_element("p", f"The same held-out problems at step {first} and at step {last}, first sample of each.")]
+    for problem in list(before)[:_TEXTS]:
+        row = before[problem]
+        heading = _element("h3", f"Problem {problem}, answer {row['answer']}") + _element("pre", row["prompt"])
+        old = _element("h4", f"Before (step {first})") + _sample(row)
+        new = _element("h4", f"After (step {last})") + _sample(after.get(problem))
+        parts.append(f'<article>{heading}<div class="pair"><div>{old}</div><div>{new}</div></div></article>')
+    return "".join(parts)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, json.dumps(value, ensure_ascii=False)
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f"<tr>{_element('th', name, scope='row')}{_element('td', value)}</tr>" for name, value in rows)
+    return f'<div class="scroll"><table>{body}</table></div>'
+
+
+def _provenance(config: Mapping[str, Any], starts: Sequence[Row]) -> str:
+    rows = [("seed", str(config.get("seed")))]
+    for number, start in enumerate(starts, start=1):
+        label = "start" if len(starts) == 1 else f"start {number}"
+        rows.append((label, start["time"]))
+        rows.append(("command", start["command"]))
+        rows.append(("devices", ", ".join(start["devices"])))
+        rows.append(("platform", start["platform"]))
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in start["versions"].items())))
+    return _table(rows)
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    try:
+        rows = explain.rows(configs.parse(config))
+    except ValueError as error:  # a run of another version of the library is still worth a page
+        return _element("p", f"This version of jaxrl_llm cannot read the config of the run: {error}")
+    return "<dl>" + "".join(_element("dt", name) + _element("dd", text) for name, text in rows) + "</dl>"
+
+
+def write(run_dir: str | Path) -> Path:
+    """Writes report.html into the run's folder and returns its path.
+
+    Reads config.json, starts.jsonl, metrics.jsonl, speed.jsonl and samples.jsonl; a run that is not finished has a
+    page too.
+
+    Raises:
+      FileNotFoundError: the folder holds no config.json or no metrics.jsonl.
+      ValueError: a file is not JSON.
+    """
+    folder = Path(run_dir)
+    target = folder / "config.json"
+    if not target.is_file():
+        raise FileNotFoundError(f"{target} does not exist: expected the folder of a run")
+    try:
+        config = json.loads(target.read_text())
+    except ValueError as error:
+        raise ValueError(f"{target} is not JSON: {error}") from error
+    metrics = _read(folder / "metrics.jsonl")
+    speed = _read(folder / "speed.jsonl", required=False)
+    samples = _read(folder / "samples.jsonl", required=False)
+    starts = _read(folder / "starts.jsonl", required=False)
+    k = config.get("evaluation", {}).get("samples", 1)
+    drawn = [(panel, curves.draw(panel, [*metrics, *speed])) for panel in curves.panels(k)]
+    figures = "".join(
+        f"<figure>{_element('h3', panel.title)}{svg}{_element('figcaption', panel.note) if panel.note else ''}</figure>"
+        for panel, svg in drawn
+        if svg
+    )
+    tiles = "".join(
+        f'<div class="tile">{_element("h3", name)}{_element("p", value, class_="value")}{_element("p", remark)}</div>'
+        for name, value, remark in _tiles(metrics, speed, k)
+    )
+    inert = "".join(_element("li", line) for line in _inert(config, metrics))
+    model, data = config.get("model", {}).get("source"), config.get("data", {}).get("source")
+    page = "".join(
+        (
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            _element("title", f"{folder.resolve().name}: jaxrl_llm run"),
+            f"<style>{STYLE}</style></head><body><header>",
+            _element("h1", folder.resolve().name),
+            _element("p", f"{model} on {data}, {len(curves.series(metrics, 'reward'))} of {config.get('steps')} steps"),
+            f'</header><main><section class="tiles">{tiles}</section>',
+            f'<section class="notice"><h2>Inert knobs</h2><ul>{inert}</ul></section>' if inert else "",
+            f'<section><h2>Curves</h2>{_element("p", _CURVES)}<div class="curves">{figures}</div></section>',
+            f"<section><h2>Texts before and after</h2>{_texts(samples)}</section>",
+            f"<section><h2>Objective</h2>{_objective(config)}</section>",
+            f"<section><h2>Provenance</h2>{_provenance(config, starts)}</section>",
+            f"<section><details><summary>All config keys</summary>{_table(_flat(config))}</details></section>",
+            "</main></body></html>\n",
+        )
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
