@@ -3,18 +3,25 @@
 The weights are computed once for an optimizer step, from the mask of all its rows, so that any split of the rows over
 micro-batches, devices or hosts sums to the same loss. c_i = Σ_t mask[i,t]; C = Σ_i c_i; R = rows with c_i > 0.
 
-| here            | weight of a token    | verl                 | TRL      | ROLL                 | Tunix                      | OpenRLHF      |
-| --------------- | -------------------- | -------------------- | -------- | -------------------- | -------------------------- | ------------- |
-| `token_mean`    | 1 / C                | token-mean           | dapo (1) | token-mean           | token-mean                 | token level   |
-| `sequence_mean` | 1 / (c_i R)          | seq-mean-token-mean  | grpo     | seq-mean-token-mean  | sequence-mean-token-mean   | sample level  |
-| `sequence_sum`  | 1 / R                | seq-mean-token-sum   | -        | seq-mean-token-sum   | seq-mean-token-sum         | -             |
-| `constant`      | 1 / (constant · B)   | seq-mean-token-sum-  | dr_grpo  | seq-mean-token-sum-  | sequence-mean-token-sum-   | -             |
-|                 |                      | norm (2)             |          | norm (2)             | norm                       |               |
-| `prompt_mean`   | 1 / (tokens of the   | -                    | -        | -                    | -                          | -             |
-|                 | prompt · prompts)    |                      |          |                      |                            |               |
+| here            | weight of a token                     | the paper      |
+| --------------- | ------------------------------------- | -------------- |
+| `token_mean`    | 1 / C                                 | token-level    |
+| `sequence_mean` | 1 / (c_i · R)                         | sequence-level |
+| `sequence_sum`  | 1 / R                                 | -              |
+| `constant`      | 1 / (constant · B)                    | -              |
+| `prompt_mean`   | 1 / (tokens of the prompt · prompts)  | -              |
 
-(1) also cispo and vespo; bnpo is the token mean of each micro-batch by itself, which no mode here reproduces.
-(2) a sum over the constant alone, without B: ``constant(mask, tokens_per_row=c, rows=1)``.
+| here            | verl and ROLL               | Tunix                         | TRL      | OpenRLHF     |
+| --------------- | --------------------------- | ----------------------------- | -------- | ------------ |
+| `token_mean`    | token-mean                  | token-mean                    | dapo (1) | token level  |
+| `sequence_mean` | seq-mean-token-mean         | sequence-mean-token-mean      | grpo (2) | sample level |
+| `sequence_sum`  | seq-mean-token-sum          | seq-mean-token-sum            | -        | -            |
+| `constant`      | seq-mean-token-sum-norm (3) | sequence-mean-token-sum-norm  | dr_grpo  | -            |
+| `prompt_mean`   | -                           | -                             | -        | -            |
+
+(1) cispo and vespo too. TRL's bnpo is the token mean of each micro-batch by itself, which no mode here reproduces.
+(2) of each micro-batch by itself there, of the whole step here.
+(3) a sum over the constant alone, without B: ``constant(mask, tokens_per_row=c, rows=1)``.
 """
 
 from __future__ import annotations

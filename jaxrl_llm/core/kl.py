@@ -51,3 +51,20 @@ def absolute(
 ) -> Array:
     """|x|."""
     return _clamped(jnp.abs(_difference(logprobs, ref_logprobs, log_ratio_clamp)), clamp)
+
+
+def adapted_coefficient(
+    coefficient: Array, kl: Array, *, rows: Array | float, target: float, horizon: float, error_clip: float
+) -> Array:
+    """coefficient · (1 + clip(kl / target - 1, ±error_clip) · rows / horizon): more KL than wanted raises it.
+
+    Args:
+      kl: measured, in nats.
+      rows: completions that it was measured on.
+      target: wanted, in nats.
+      horizon: in completions.
+
+    Reference: Ziegler et al., 2019, arXiv 1909.08593, section 2.2.
+    """
+    error = jnp.clip(kl / target - 1, -error_clip, error_clip)
+    return coefficient * (1 + error * rows / horizon)

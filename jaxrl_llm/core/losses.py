@@ -6,8 +6,10 @@ that of the unclipped term, whatever the bounds.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
+from jaxrl_llm.core.masks import keep, masked_mean
 from jaxrl_llm.types import Array
 
 
@@ -41,3 +43,67 @@ def dual_clip(loss: Array, advantages: Array, *, bound: float) -> Array:
     """
     limit = -bound * advantages
     return jnp.where((advantages < 0) & (limit < loss), limit, loss)
+
+
+def weighted_reinforce(
+    logprobs: Array, ratio: Array, advantages: Array, *, ratio_min: float | None, ratio_max: float | None
+) -> Array:
+    """-sg(clip(ρ, ratio_min, ratio_max)) A log π(o_t): the ratio weighs, and carries no gradient.
+
+    With bounds about 1 it is CISPO; with bounds 0 and a maximum it is truncated importance sampling. None leaves a
+    side open.
+
+    Reference: MiniMax, 2025, arXiv 2506.13585 (CISPO), eq. 4.
+    """
+    weight = jax.lax.stop_gradient(jnp.clip(ratio, ratio_min, ratio_max))
+    return -weight * advantages * logprobs
+
+
+def ratio_left(ratio: Array, advantages: Array, *, ratio_min: float | None, ratio_max: float | None) -> Array:
+    """bool: A > 0 and ρ > ratio_max, or A < 0 and ρ < ratio_min, as PPO's clip would bind; None leaves a side open."""
+    above = jnp.zeros_like(ratio, bool) if ratio_max is None else (advantages > 0) & (ratio > ratio_max)
+    below = jnp.zeros_like(ratio, bool) if ratio_min is None else (advantages < 0) & (ratio < ratio_min)
+    return above | below
+
+
+def soft_gate(ratio: Array, advantages: Array, *, temperature_positive: float, temperature_negative: float) -> Array:
+    """-A (4 / τ) sigmoid(τ (ρ - 1)), τ by the sign of A: a gradient that fades with distance from ρ = 1.
+
+    Reference: Gao et al., 2025, arXiv 2511.20347 (SAPO), eqs. 5-6.
+    """
+    temperature = jnp.where(advantages > 0, temperature_positive, temperature_negative)
+    return -advantages * (4 / temperature) * jax.nn.sigmoid(temperature * (ratio - 1))
+
+
+def geometric_mean_loss(
+    log_ratios: Array, advantages: Array, mask: Array, *, log_clip_low: float, log_clip_high: float
+) -> Array:
+    """-(mean of A) exp(mean of σ min(σ d, σ clip(d, -log_clip_low, log_clip_high))) of each row, [B]; σ = sign(A).
+
+    A row without tokens gives 0.
+
+    Reference: Zhao et al., 2025, arXiv 2507.20673 (GMPO), eq. 4.
+    """
+    sign = jnp.sign(advantages)
+    clipped = jnp.clip(log_ratios, -log_clip_low, log_clip_high)
+    bounded = jnp.where(sign * clipped < sign * log_ratios, clipped, log_ratios)
+    bounded = jnp.where(sign == 0, 0, bounded)
+    return -masked_mean(advantages, mask, axis=1) * jnp.exp(masked_mean(keep(bounded, mask), mask, axis=1))
+
+
+def value_loss(values: Array, old_values: Array, returns: Array, *, clip: float | None) -> Array:
+    """(V - G)², or max((V - G)², (clip(V, V_old ± clip) - G)²), [B, T].
+
+    Args:
+      values: V, of the critic that learns.
+      old_values: V_old, as it was when the advantages were computed.
+      returns: G.
+      clip: None: the plain square.
+
+    Reference: Schulman et al., 2017, PPO, as in the baselines code (Huang et al., 2022, detail 9).
+    """
+    squares = jnp.square(values - returns)
+    if clip is None:
+        return squares
+    clipped = jnp.square(jnp.clip(values, old_values - clip, old_values + clip) - returns)
+    return jnp.where(clipped > squares, clipped, squares)

@@ -12,9 +12,12 @@ from jaxrl_llm.types import Array
 
 
 def as_float(values: Array) -> Array:
-    """``values`` as at least float32: integers, booleans and half precision are widened, float64 stays."""
+    """``values`` as floats of at least single precision: half precision is widened, float64 stays, integers and
+    booleans become the default float."""
     values = jnp.asarray(values)
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(jnp.result_type(float))
 
 
 def keep(values: Array, mask: Array) -> Array:

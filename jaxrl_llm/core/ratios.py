@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.core.masks import as_float, keep, masked_mean
@@ -26,12 +27,32 @@ def token_ratio(log_ratios: Array, mask: Array) -> Array:
     return jnp.exp(keep(log_ratios, mask))
 
 
-def sequence_ratio(log_ratios: Array, mask: Array) -> Array:
+def sequence_ratio(log_ratios: Array, mask: Array, *, highest: float | None = None) -> Array:
     """s_i = exp(mean over row i's tokens of d), the same number at every token of the row, [B, T].
 
     The gradient flows through s_i, to every token of the row. A row without tokens has ratio 1.
 
+    Args:
+      log_ratios: d, [B, T].
+      highest: the exponent is at most this, with gradient 0 beyond; None: it is not held.
+
     Reference: Zheng et al., 2025, arXiv 2507.18071 (GSPO), eq. 7.
     """
-    ratio = jnp.exp(masked_mean(log_ratios, mask, axis=1, keepdims=True))
-    return jnp.broadcast_to(ratio, log_ratios.shape)
+    exponent = masked_mean(log_ratios, mask, axis=1, keepdims=True)
+    return jnp.broadcast_to(jnp.exp(_at_most(exponent, highest)), log_ratios.shape)
+
+
+def sequence_ratio_of_token(logprobs: Array, log_ratios: Array, mask: Array, *, highest: float | None = None) -> Array:
+    """The value of :func:`sequence_ratio` with each token's own gradient: exp(log π - sg(log π) + sg(mean d)), [B, T].
+
+    It differs from :func:`sequence_ratio` where advantages vary within a row.
+
+    Reference: Zheng et al., 2025, arXiv 2507.18071 (GSPO-token), eq. 14.
+    """
+    logprobs = keep(as_float(logprobs), mask)
+    mean = jax.lax.stop_gradient(masked_mean(log_ratios, mask, axis=1, keepdims=True))
+    return jnp.exp(_at_most(logprobs - jax.lax.stop_gradient(logprobs) + mean, highest))
+
+
+def _at_most(values: Array, highest: float | None) -> Array:
+    return values if highest is None else jnp.where(values > highest, highest, values)

@@ -13,12 +13,12 @@ from jaxrl_llm.types import Array
 
 
 def backward_sums(values: Array, decays: Array) -> Array:
-    """y_t = values_t + decays_t · y_{t+1} along the last axis, with 0 after the end; both [B, T]."""
+    """y_t = values_t + decays_t · y_{t+1} along T, with 0 after the end; both [B, T]."""
 
     def join(later: tuple[Array, Array], here: tuple[Array, Array]) -> tuple[Array, Array]:
         return later[0] * here[0], here[1] + here[0] * later[1]
 
-    return jax.lax.associative_scan(join, (decays, values), reverse=True, axis=-1)[1]
+    return jax.lax.associative_scan(join, (decays, values), reverse=True, axis=1)[1]
 
 
 def at_last_token(rewards: Array, mask: Array) -> Array:
