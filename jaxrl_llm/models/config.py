@@ -163,13 +163,13 @@ class _Reader:
         family, names = self.config.get("model_type"), self.config.get("architectures") or ()
         supported = ", ".join(f"{name} ({FAMILIES[name]})" for name in FAMILIES)
         if family not in FAMILIES:
-            raise ValueError(f"{self.where}: model_type = {family!r} is an unknown architecture; supported: {supported}")
+            raise ValueError(f"{self.where}: model_type = {family!r} is an unknown architecture; known: {supported}")
         if names and FAMILIES[family] not in names:
-            raise ValueError(f"{self.where}: architectures = {names!r}; supported: {supported}")
+            raise ValueError(f"{self.where}: architectures = {names!r}; known: {supported}")
         return family
 
     def refuse_switches(self, family: str) -> None:
-        # attention_bias of Llama and Qwen3 puts a bias on the output projection too; Qwen2 has its q, k, v biases always.
+        # attention_bias of Llama and Qwen3 also puts one on the output projection; Qwen2 always has those of q, k, v.
         switches = {"attention_bias": (True,) if family == "qwen2" else (False,), **_SWITCHED_OFF}
         for key, allowed in switches.items():
             value = self.config.get(key)
@@ -213,7 +213,7 @@ class _Reader:
 
     def _theta(self, rope: dict[str, Any], key: str) -> float:
         if not isinstance(rope, dict):
-            raise ValueError(f"{self.where}: {key} = {rope!r}; expected an object")  # noqa: TRY004
+            raise ValueError(f"{self.where}: {key} = {rope!r}; expected an object")
         inner, outer = rope.get("rope_theta"), self.config.get("rope_theta")
         if inner is not None and outer is not None and inner != outer:
             raise ValueError(f"{self.where}: rope_theta = {outer!r} contradicts {key}.rope_theta = {inner!r}")

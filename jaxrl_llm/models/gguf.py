@@ -1,20 +1,23 @@
 """Reads a GGUF file (llama.cpp's format): the architecture from its fields, the tensors dequantized to float32.
 
 The tensors get their Hugging Face names and layout, so everything after this file is the same as for safetensors.
-Reading needs the package `gguf` (extra `gguf`).
+Dequantizing needs the package `gguf` (extra `gguf`).
 
 Reference: ggml-org/ggml docs/gguf.md; the rotary layout of q and k as in llama.cpp's convert_hf_to_gguf.py.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxrl_llm.models import gguf_file
 from jaxrl_llm.models.config import ModelConfig, from_hf
+from jaxrl_llm.models.gguf_file import GgufFile, GgufTensor
 from jaxrl_llm.models.tensor_files import TensorSource
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -54,40 +57,23 @@ _LAYER_NAMES = {
 }
 
 
-def open_reader(path: Path) -> Any:
-    """A ``gguf.GGUFReader`` (tensors stay on disk until they are read).
-
-    Raises:
-      ImportError: the package is not installed.
-      ValueError: the file is damaged or no GGUF.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise ImportError(f"{path}: reading GGUF needs the package gguf: pip install 'jaxrl-llm[gguf]'") from error
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
-        size = path.stat().st_size
-        raise ValueError(f"{path}: damaged or cut short ({size} bytes), not GGUF: {error}") from error
-
-
-def read_config(reader: Any, path: Path) -> ModelConfig:
+def load_config(path: Path) -> ModelConfig:
     """The architecture. Tied when the file has no output matrix of its own; the vocabulary is the embedding's.
 
     Raises:
-      ValueError: an architecture or variant that the decoder does not have, or a field that is missing.
+      ValueError: a damaged file, an architecture or variant that the decoder does not have, or a missing field.
     """
-    architecture = _field(reader, "general.architecture")
+    file = gguf_file.read(path)
+    architecture = _field(file, "general.architecture")
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"{path}: general.architecture = {architecture!r} is unknown; supported: {', '.join(ARCHITECTURES)}"
         )
     for name, off in _SWITCHED_OFF.items():
-        value = _field(reader, f"{architecture}.{name}")
+        value = _field(file, f"{architecture}.{name}")
         if value is not None and value not in off:
             raise ValueError(f"{path}: {architecture}.{name} = {value!r} is not supported; expected {off[0]!r}")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    tensors = {tensor.name: tensor for tensor in file.tensors}
     if _ROPE_FACTORS in tensors:
         raise ValueError(
             f"{path}: {_ROPE_FACTORS}: scaled rotary frequencies (Llama 3.1 and later) are stored without their "
@@ -95,12 +81,12 @@ def read_config(reader: Any, path: Path) -> ModelConfig:
         )
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: missing tensor token_embd.weight")
-    hf = {key: _field(reader, f"{architecture}.{name}") for name, key in _FIELDS.items()}
+    hf = {key: _field(file, f"{architecture}.{name}") for name, key in _FIELDS.items()}
     hf["model_type"] = architecture
-    hf["vocab_size"] = int(tensors["token_embd.weight"].shape[-1])
+    hf["vocab_size"] = tensors["token_embd.weight"].shape[0]
     hf["tie_word_embeddings"] = "output.weight" not in tensors
     config = from_hf(hf, str(path))
-    rotated = _field(reader, f"{architecture}.rope.dimension_count")
+    rotated = _field(file, f"{architecture}.rope.dimension_count")
     if rotated not in (None, config.head_size):
         raise ValueError(
             f"{path}: {architecture}.rope.dimension_count = {rotated}; expected {config.head_size}, all of a head"
@@ -108,33 +94,35 @@ def read_config(reader: Any, path: Path) -> ModelConfig:
     return config
 
 
-def open_tensors(reader: Any, path: Path, config: ModelConfig) -> TensorSource:
+def open_tensors(path: Path, config: ModelConfig) -> TensorSource:
     """The tensors by Hugging Face name, in the Hugging Face layout, float32 once read.
 
     Raises:
-      ValueError: two tensors get one name.
+      ImportError: the package gguf is not installed.
+      ValueError: a damaged file, or two tensors of one name.
     """
-    by_name: dict[str, Any] = {}
-    for tensor in reader.tensors:
+    file = gguf_file.read(path)
+    by_name: dict[str, GgufTensor] = {}
+    for tensor in file.tensors:
         name = _hf_name(tensor.name)
         if name in by_name:
             raise ValueError(f"{path}: duplicate tensor {tensor.name}")
+        _require_inside(file, tensor)
         by_name[name] = tensor
-    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in by_name.items()}
+    shapes = {name: tensor.shape for name, tensor in by_name.items()}
     heads = {"q_proj": config.heads, "k_proj": config.kv_heads} if config.family == "llama" else {}
 
     def read(name: str) -> np.ndarray:
-        array = _dequantize(by_name[name], path).reshape(shapes[name])
+        array = _dequantize(file, by_name[name])
         projection = name.split(".")[-2] if name.count(".") else ""
         return _undo_rope_layout(array, heads[projection]) if projection in heads else array
 
     return TensorSource(str(path), shapes, read)
 
 
-def _field(reader: Any, name: str) -> Any:
-    field = reader.get_field(name)
-    value = None if field is None else field.contents()
-    # Files hold float32 numbers; its shortest decimal is the number that the model's authors wrote (1e-05).
+def _field(file: GgufFile, name: str) -> Any:
+    value = file.fields.get(name)
+    # Files hold float32 numbers; the shortest decimal is the number that the model's authors wrote (1e-05).
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -147,15 +135,40 @@ def _hf_name(name: str) -> str:
     return f"{_NAMES[part]}.{kind}" if part in _NAMES else name
 
 
-def _dequantize(tensor: Any, path: Path) -> np.ndarray:
-    from gguf.quants import dequantize
-
+def _package(path: Path) -> Any:
     try:
-        return np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    except NotImplementedError as error:
+        import gguf
+    except ImportError as error:
+        raise ImportError(f"{path}: reading GGUF needs the package gguf: pip install 'jaxrl-llm[gguf]'") from error
+    return gguf
+
+
+def _row_bytes(file: GgufFile, tensor: GgufTensor) -> int:
+    gguf = _package(file.path)
+    try:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(tensor.kind)]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{file.path}: tensor {tensor.name} has the unknown type {tensor.kind}") from error
+    return tensor.shape[-1] // block * block_bytes
+
+
+def _require_inside(file: GgufFile, tensor: GgufTensor) -> None:
+    end = tensor.offset + math.prod(tensor.shape[:-1]) * _row_bytes(file, tensor)
+    if end > len(file.data):
         raise ValueError(
-            f"{path}: tensor {tensor.name} is quantized as {tensor.tensor_type.name}, which gguf cannot read"
-        ) from error
+            f"{file.path}: cut short: tensor {tensor.name} ends at byte {end}, the file at byte {len(file.data)}"
+        )
+
+
+def _dequantize(file: GgufFile, tensor: GgufTensor) -> np.ndarray:
+    gguf = _package(file.path)
+    row_bytes, rows = _row_bytes(file, tensor), math.prod(tensor.shape[:-1])
+    packed = np.asarray(file.data[tensor.offset : tensor.offset + rows * row_bytes]).reshape(rows, row_bytes)
+    kind = gguf.GGMLQuantizationType(tensor.kind)
+    try:
+        return np.asarray(gguf.dequantize(packed, kind), np.float32).reshape(tensor.shape)
+    except NotImplementedError as error:
+        raise ValueError(f"{file.path}: tensor {tensor.name}: gguf cannot read the type {kind.name}") from error
 
 
 def _undo_rope_layout(array: np.ndarray, heads: int) -> np.ndarray:

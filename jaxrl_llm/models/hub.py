@@ -104,7 +104,7 @@ def load_config(path: Path) -> ModelConfig:
       ValueError: the file is damaged or names what the decoder does not have.
     """
     if path.suffix == ".gguf":
-        return gguf.read_config(gguf.open_reader(path), path)
+        return gguf.load_config(path)
     file = path / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no model: looked for config.json; found {_names(path) or 'nothing'}")
@@ -125,7 +125,7 @@ def load_params(path: Path, config: ModelConfig, *, put: Put | None = None) -> P
       ValueError: a file is damaged, or a tensor is missing, unknown, duplicate, misshapen or not finite.
     """
     if path.suffix == ".gguf":
-        source = gguf.open_tensors(gguf.open_reader(path), path, config)
+        source = gguf.open_tensors(path, config)
     else:
         source = tensor_files.open_folder(path)
     tensor_files.check(source, config)

@@ -71,7 +71,7 @@ def _require_shapes(config: ModelConfig, params: Params) -> None:
         except (KeyError, TypeError):
             shape = None
         if shape != weight.shape:
-            raise ValueError(f"parameter {'/'.join(weight.path)}: found {shape}, expected {weight.shape} for this config")
+            raise ValueError(f"parameter {'/'.join(weight.path)}: found {shape}, expected {weight.shape}")
 
 
 def _write_weights(config: ModelConfig, params: Params, folder: Path, dtype: np.dtype, limit: int) -> None:
@@ -121,7 +121,10 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors writes files that only their owner may read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:  # also what broken JSON and broken UTF-8 raise
         raise ValueError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")  # noqa: TRY004
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
@@ -132,7 +132,7 @@ def _nothing_found(folder: Path) -> str:
     if pickles:
         return (
             f"{told}; found {', '.join(pickles)}, a pickle, which can run code and is never read. Convert it where you "
-            "trust it: python -c \"from transformers import AutoModelForCausalLM as A; "
+            'trust it: python -c "from transformers import AutoModelForCausalLM as A; '
             f"A.from_pretrained('{folder}').save_pretrained('NEW_FOLDER')\""
         )
     found = sorted(file.name for file in folder.iterdir())

@@ -1,0 +1,170 @@
+"""GGUF files, written by llama.cpp's own package, load as the model that they were made from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import jax
+import numpy as np
+import pytest
+
+from jaxrl_llm.models import gguf_file, hub
+from tests.models import tiny
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+CASES = ["llama", "qwen2", "qwen3"]
+
+
+def gguf_name(name: str) -> str:
+    part, kind = name.rsplit(".", 1)
+    if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", part):
+        return f"blk.{match[1]}.{NAMES[match[2]]}.{kind}"
+    return f"{NAMES[part]}.{kind}"
+
+
+def permute(tensor: np.ndarray, heads: int) -> np.ndarray:
+    """As in llama.cpp's convert_hf_to_gguf.py (LlamaModel.permute)."""
+    return tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+
+
+def write(path: Path, hf: dict[str, Any], tensors: dict[str, np.ndarray], *, quantized: bool = False, **fields) -> Path:
+    """Fields: further ones of the architecture, `__` for a dot."""
+    writer = gguf.GGUFWriter(path, fields.pop("architecture", hf["model_type"]))
+    writer.add_token_list(["<s>", "a", "é"])  # lists and texts lie between the numbers
+    writer.add_token_types([1, 1, 3])
+    writer.add_chat_template("{{ messages }}")
+    writer.add_context_length(hf["max_position_embeddings"])
+    writer.add_embedding_length(hf["hidden_size"])
+    writer.add_block_count(hf["num_hidden_layers"])
+    writer.add_feed_forward_length(hf["intermediate_size"])
+    writer.add_head_count(hf["num_attention_heads"])
+    writer.add_head_count_kv(hf["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(hf["rms_norm_eps"])
+    writer.add_rope_freq_base(hf["rope_theta"])
+    if "head_dim" in hf:
+        writer.add_key_length(hf["head_dim"])
+    for name, value in fields.items():
+        key = f"{writer.arch}.{name.replace('__', '.')}"
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_uint32(key, value)
+    for name, tensor in tensors.items():
+        if hf["model_type"] == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor = permute(tensor, hf["num_attention_heads" if "q_proj" in name else "num_key_value_heads"])
+        if quantized and tensor.ndim == 2 and tensor.shape[-1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(gguf_name(name), gguf.quantize(tensor, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(gguf_name(name) if "." in name and "rope" not in name else name, tensor)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    return path
+
+
+def write_case(path: Path, case: str, **options) -> Path:
+    return write(path, tiny.hf_config(case), tiny.hf_tensors(tiny.hf_config(case)), **options)
+
+
+def refused(path: Path, message: str, error: type[Exception] = ValueError) -> None:
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        hub.load(str(path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_gguf_file_loads_as_the_folder_it_was_made_from(case, tmp_path):
+    folder = hub.load(str(tiny.write_case(tmp_path / "folder", case)))
+    file = hub.load(str(write_case(tmp_path / "model.gguf", case)))
+    assert file.config == folder.config
+    jax.tree.map(np.testing.assert_array_equal, file.params, folder.params)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eight_bit_weights_are_read_within_half_a_step(case, tmp_path):
+    folder = hub.load(str(tiny.write_case(tmp_path / "folder", case)))
+    file = hub.load(str(write_case(tmp_path / "model.gguf", case, quantized=True)))
+    for one, other in zip(jax.tree.leaves(file.params), jax.tree.leaves(folder.params), strict=True):
+        # A block's scale is its largest magnitude / 127, kept in float16.
+        np.testing.assert_allclose(one, other, rtol=0, atol=float(np.abs(other).max()) / 127 * 0.51)
+    assert not np.array_equal(file.params["embed"]["embedding"], folder.params["embed"]["embedding"])
+
+
+def test_our_header_is_what_the_package_reads(tmp_path):
+    path = write_case(tmp_path / "model.gguf", "qwen3", quantized=True)
+    ours, theirs = gguf_file.read(path), gguf.GGUFReader(path)
+    for name, field in theirs.fields.items():
+        if not name.startswith("GGUF.") and field.types[0] != gguf.GGUFValueType.ARRAY:
+            assert ours.fields.pop(name) == field.contents()
+    assert ours.fields == {}
+    found = [(tensor.name, tensor.shape, tensor.kind, tensor.offset) for tensor in ours.tensors]
+    assert found == [(t.name, tuple(t.shape)[::-1], t.tensor_type, t.data_offset) for t in theirs.tensors]
+
+
+def test_a_file_cut_short_anywhere_is_refused_by_name(tmp_path):
+    path = write_case(tmp_path / "model.gguf", "llama")
+    whole = path.read_bytes()
+    for size in [*range(0, 2000, 97), len(whole) // 2, len(whole) - 1000]:
+        path.write_bytes(whole[:size])
+        refused(path, "cut short")
+
+
+def test_another_format_is_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGML" + bytes(100))
+    refused(path, "damaged or cut short (104 bytes), not GGUF: it does not start with GGUF")
+    path.write_bytes(b"GGUF" + (3).to_bytes(4, "big") + bytes(100))
+    refused(path, "version 50331648 is not among (2, 3) (little-endian)")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architecture": "gemma3"}, "general.architecture = 'gemma3' is unknown; supported: llama, qwen2, qwen3"),
+        ({"expert_count": 8}, "llama.expert_count = 8 is not supported"),
+        ({"rope__scaling__type": "yarn"}, "llama.rope.scaling.type = 'yarn' is not supported"),
+        ({"attention__sliding_window": 4096}, "llama.attention.sliding_window = 4096 is not supported"),
+        ({"rope__dimension_count": 4}, "llama.rope.dimension_count = 4; expected 8, all of a head"),
+    ],
+)
+def test_a_variant_that_the_decoder_does_not_have_is_refused(fields, message, tmp_path):
+    refused(write_case(tmp_path / "model.gguf", "llama", **fields), message)
+
+
+def test_rotary_factors_stored_as_a_tensor_are_refused(tmp_path):
+    tensors = {**tiny.hf_tensors(tiny.hf_config("llama")), "rope_freqs.weight": np.ones(4, np.float32)}
+    refused(write(tmp_path / "model.gguf", tiny.hf_config("llama"), tensors), "load the model's safetensors instead")
+
+
+def test_a_misshapen_or_missing_tensor_is_refused_by_its_hugging_face_name(tmp_path):
+    tensors = tiny.hf_tensors(tiny.hf_config("llama"))
+    short = {**tensors, "model.layers.1.mlp.down_proj.weight": np.zeros((32, 39), np.float32)}
+    path = write(tmp_path / "model.gguf", tiny.hf_config("llama"), short)
+    refused(path, "model.layers.1.mlp.down_proj.weight: found [32, 39], expected [32, 40]")
+    del tensors["model.norm.weight"]
+    refused(write(tmp_path / "other.gguf", tiny.hf_config("llama"), tensors), "missing tensors: model.norm.weight [32]")
+
+
+def test_without_the_package_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+    path = write_case(tmp_path / "model.gguf", "llama")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    refused(path, "reading GGUF needs the package gguf: pip install 'jaxrl-llm[gguf]'", ImportError)

@@ -1,0 +1,74 @@
+"""The weight table: the decoder's own tree, the public models' tensors, layouts, shardings."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from jaxrl_llm.models import decoder, hub, weights
+from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.sharding import MESH_AXES, MeshSettings, make_mesh
+from tests.models import public, tiny
+
+SOURCES = [public.recorded, public.ask_transformers] if tiny.HAVE_TORCH else [public.recorded]
+
+
+@pytest.mark.parametrize("case", tiny.CASES)
+def test_the_table_is_the_tree_that_the_decoder_initializes(case):
+    config = from_hf(tiny.hf_config(case), case)
+    made = jax.eval_shape(decoder.functions(config).init, jax.random.key(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), weights.abstract_params(config)
+    )
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
+@pytest.mark.parametrize("name", public.CONFIGS)
+def test_names_and_shapes_of_the_public_models_are_those_of_transformers(name, source):
+    table = weights.weight_table(from_hf(public.CONFIGS[name], name))
+    ours = {hf_name: weight.hf_shape for weight in table for hf_name in weight.hf_names}
+    assert ours == source(name)
+
+
+@pytest.mark.parametrize("name", public.CONFIGS)
+def test_the_public_models_have_their_published_number_of_parameters(name):
+    assert weights.parameter_count(from_hf(public.CONFIGS[name], name)) == public.PARAMETERS[name]
+
+
+@pytest.mark.parametrize("case", tiny.CASES)
+def test_a_layout_says_what_a_torch_linear_computes(case):
+    # torch: y = W x with W [out, in]; ours: the einsum of the decoder over the unflattened axes.
+    rng = np.random.default_rng(0)
+    for weight in weights.weight_table(from_hf(tiny.hf_config(case), case)):
+        tensor = rng.standard_normal(weight.hf_shape)
+        ours = weights.from_hf_layout(weight, tensor)
+        assert ours.shape == weight.layer_shape
+        np.testing.assert_array_equal(weights.to_hf_layout(weight, ours), tensor)
+        inputs = {"matrix": 1, "joined": 2}.get(weight.layout)
+        if inputs:
+            x = rng.standard_normal(weight.layer_shape[:inputs])
+            np.testing.assert_allclose(np.tensordot(x, ours, inputs).reshape(-1), tensor @ x.reshape(-1))
+
+
+def test_weights_are_split_by_the_axis_rules_where_the_mesh_divides_them():
+    mesh = AbstractMesh((1, 4, 2), MESH_AXES)
+    places = weights.shardings(from_hf(public.CONFIGS["Qwen3-8B"], "Qwen3-8B"), mesh)  # type: ignore[arg-type]
+    attention = places["layers"]["attention"]
+    assert attention["query"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor", None)
+    assert attention["output"]["kernel"].spec == PartitionSpec(None, "tensor", None, "fsdp")
+    assert attention["query_norm"]["scale"].spec == PartitionSpec(None, None)
+    assert places["embed"]["embedding"].spec == PartitionSpec("tensor", "fsdp")
+    odd = weights.shardings(from_hf(tiny.hf_config("llama"), "llama"), mesh)  # type: ignore[arg-type]
+    assert odd["embed"]["embedding"].spec == PartitionSpec(None, "fsdp")  # 61 tokens over 2 devices
+
+
+def test_loading_onto_a_mesh_places_the_same_numbers_by_those_rules(tmp_path):
+    folder = str(tiny.write_case(tmp_path, "qwen2"))
+    mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1))
+    plain, placed = hub.load(folder), hub.load(folder, mesh=mesh)
+    places = weights.shardings(plain.config, mesh)
+    for leaf, other, place in zip(*map(jax.tree.leaves, (plain.params, placed.params, places)), strict=True):
+        assert other.sharding == place
+        np.testing.assert_array_equal(leaf, other)
