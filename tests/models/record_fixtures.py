@@ -2,7 +2,7 @@
 
     python -m tests.models.record_fixtures
 
-Needs torch and transformers. The tests compare the recorded numbers with transformers' own wherever torch is there.
+Needs torch and transformers. The tests compare the recorded numbers with transformers' own wherever both are installed.
 """
 
 from __future__ import annotations

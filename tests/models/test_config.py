@@ -81,15 +81,17 @@ def test_an_absent_key_means_what_it_means_to_transformers(case, absent, key, va
     assert getattr(from_hf(hf, case), key) == value
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_transformers_reads_our_config_as_the_original_one(name):
-    import transformers
+if tiny.HAVE_TRANSFORMERS:
 
-    original = transformers.AutoConfig.for_model(**CONFIGS[name])
-    ours = transformers.AutoConfig.for_model(**to_hf(from_hf(CONFIGS[name], name), "float32"))
-    for key in COMPARED:
-        assert getattr(ours, key) == getattr(original, key), key
-    assert ours.eos_token_id is None  # not the defaults of transformers' Llama class
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_transformers_reads_our_config_as_the_original_one(name):
+        import transformers
+
+        original = transformers.AutoConfig.for_model(**CONFIGS[name])
+        ours = transformers.AutoConfig.for_model(**to_hf(from_hf(CONFIGS[name], name), "float32"))
+        for key in COMPARED:
+            assert getattr(ours, key) == getattr(original, key), key
+        assert ours.eos_token_id is None  # not the defaults of transformers' Llama class
 
 
 @pytest.mark.parametrize(

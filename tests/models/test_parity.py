@@ -16,8 +16,8 @@ from jaxrl_llm.types import Array, KVCache
 from tests.models import tiny
 
 TOLERANCE = 1e-4  # of a logit; they reach about ±5
-# Without torch the recorded answers are compared; with it, transformers' own as well.
-SOURCES = ["recorded", "transformers"] if tiny.HAVE_TORCH else ["recorded"]
+# Without transformers its recorded answers are compared; with it, its own as well.
+SOURCES = ["recorded", "transformers"] if tiny.HAVE_TRANSFORMERS else ["recorded"]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def _greedy(folder: str) -> np.ndarray:
     return np.asarray(run(prepared))
 
 
-if tiny.HAVE_TORCH:
+if tiny.HAVE_TRANSFORMERS:
 
     @pytest.mark.parametrize("case", tiny.CASES)
     def test_the_recorded_answers_are_transformers_own(case, answer_of):

@@ -12,7 +12,7 @@ from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.sharding import MESH_AXES, MeshSettings, make_mesh
 from tests.models import public, tiny
 
-SOURCES = [public.recorded, public.ask_transformers] if tiny.HAVE_TORCH else [public.recorded]
+SOURCES = [public.recorded, public.ask_transformers] if tiny.HAVE_TRANSFORMERS else [public.recorded]
 
 
 @pytest.mark.parametrize("case", tiny.CASES)

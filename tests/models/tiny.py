@@ -1,7 +1,7 @@
 """Tiny models of every family: Hugging Face configs, weights from a numpy seed, inputs, and transformers' answers.
 
 The weights come from numpy, so that the answers recorded in fixtures/ (by record_fixtures.py) can be compared where
-torch is not installed.
+transformers and torch are not installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import from_hf
 
 FIXTURES = Path(__file__).parent / "fixtures"
-HAVE_TORCH = importlib.util.find_spec("torch") is not None
+# torch too, which transformers needs to compute anything; the extra `parity` has both
+HAVE_TRANSFORMERS = all(importlib.util.find_spec(package) is not None for package in ("transformers", "torch"))
 VOCABULARY = 61
 WIDTH = 48  # S of the inputs
 LENGTHS = np.array([48, 23, 1])
