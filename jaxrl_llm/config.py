@@ -7,29 +7,29 @@ cannot run. Keys and types are those of the settings dataclasses; nothing here l
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import linecache
 import runpy
 import sys
 import traceback
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from jaxrl_llm import algorithm, schema, sharding
 from jaxrl_llm.training.settings import Settings
 
+T = TypeVar("T")
+
 
 @functools.cache
-def key_types() -> Mapping[str, Any]:
-    """Dotted path -> type of every key of a run."""
-    return dict(schema.key_types(Settings))
+def key_types(section: type = Settings) -> Mapping[str, Any]:
+    """Dotted path -> type of every key."""
+    return dict(schema.key_types(section))
 
 
 @contextmanager
@@ -79,12 +79,13 @@ def _execute(path: Path) -> ConfigDict:
     return config
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+def load(path: str | Path, overrides: Iterable[str] = (), section: type = Settings) -> ConfigDict:
     """Executes a config file and applies overrides to what it returns.
 
     Args:
       path: a Python file with ``get_config()``; it may import its neighbours as ``from configs import base``.
       overrides: "dotted.path=value"; the last one of a path wins. "None" empties an optional key.
+      section: the dataclass that says what may be overridden, as in :func:`parse`.
 
     Returns:
       The locked ConfigDict. Keys and types that the file itself set are judged by :func:`parse`.
@@ -99,49 +100,35 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         raise FileNotFoundError(f"config file {path} does not exist")
     config = _execute(path)
     config.unlock()
+    kinds = key_types(section)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"override {override!r}: expected dotted.path=value")
-        if key not in key_types():
-            raise schema.unknown(key, key_types())
-        *sections, name = key.split(".")
+        if key not in kinds:
+            raise schema.unknown(key, kinds)
+        *parents, name = key.split(".")
         holder = config
-        for section in sections:
-            holder = holder.get(section)
+        for parent in parents:
+            holder = holder.get(parent)
             if not isinstance(holder, ConfigDict):
-                raise ValueError(f"{path}: get_config() returned no section {section} to set {key} in")
-        holder[name] = schema.from_text(key, text, key_types()[key])
+                raise ValueError(f"{path}: get_config() returned no section {parent} to set {key} in")
+        holder[name] = schema.from_text(key, text, kinds[key])
     return config.lock()
 
 
-def _build(section: type, values: Any, prefix: str) -> Any:
-    """An instance of the dataclass ``section`` from the keys under ``prefix``."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{prefix[:-1]} = {values!r}: expected a section with keys")
-    fields = schema.fields(section)
-    unread = [name for name in values if name not in fields]
-    if unread:
-        raise schema.unknown(prefix + unread[0], key_types())
-    arguments = {}
-    for name, kind in fields.items():
-        if name not in values:
-            raise ValueError(f"config key {prefix}{name} is missing; configs/base.py holds every key")
-        if dataclasses.is_dataclass(kind):
-            arguments[name] = _build(typing.cast(type, kind), values[name], f"{prefix}{name}.")
-        else:
-            arguments[name] = schema.convert(prefix + name, values[name], kind)
-    return section(**arguments)
-
-
-def parse(config: ConfigDict | Mapping[str, Any]) -> Settings:
+def parse(config: ConfigDict | Mapping[str, Any], section: type[T] = Settings) -> T:
     """The settings of a config, or of a run's config.json.
+
+    Args:
+      section: the dataclass that says which keys there are: a run's, or another command's.
 
     Raises:
       ValueError: a key that no field reads, a missing key, a value of the wrong type, or a contradiction inside one
         section.
     """
-    return _build(Settings, config.to_dict() if isinstance(config, ConfigDict) else config, "")
+    plain = config.to_dict() if isinstance(config, ConfigDict) else config
+    return schema.build(section, plain, keys=key_types(section))
 
 
 # What the settings dataclasses cannot say themselves; an optional key that is None passes.
@@ -170,7 +157,7 @@ def _value(settings: Settings, path: str) -> Any:
     return functools.reduce(getattr, path.split("."), settings)
 
 
-def _check_rows(settings: Settings, devices: int) -> None:
+def _check_rows(settings: Settings, devices: int | None) -> None:
     """Rows of a step divide into mini-batches, those into micro-batches, and those over the mesh."""
     data, training = settings.data, settings.training
     rows = data.prompts_per_step * data.samples_per_prompt
@@ -183,6 +170,8 @@ def _check_rows(settings: Settings, devices: int) -> None:
             f"training.micro_batch = {training.micro_batch} does not divide the {mini_batch} rows of a mini-batch "
             f"({step} / training.mini_batches {training.mini_batches})"
         )
+    if devices is None:
+        return
     data_size, fsdp_size, _ = sharding.mesh_shape(settings.mesh, devices)
     micro_batch = training.micro_batch or mini_batch
     if micro_batch % (data_size * fsdp_size):
@@ -193,8 +182,11 @@ def _check_rows(settings: Settings, devices: int) -> None:
         )
 
 
-def check(settings: Settings, *, devices: int) -> None:
-    """Refuses what cannot run on ``devices`` devices, before anything is loaded or compiled.
+def check(settings: Settings, *, devices: int | None) -> None:
+    """Refuses what cannot run, before anything is loaded or compiled.
+
+    Args:
+      devices: that the mesh is laid over; None where nothing will run, and the mesh is not looked at.
 
     Raises:
       ValueError: a value out of range, rows that do not divide into mini-batches, micro-batches or over the mesh, or

@@ -149,7 +149,7 @@ def _kl(a: Algorithm) -> str:
         return "none: no reference model is kept"
     where = {
         "loss": "added to the token loss",
-        "reward": "taken from the reward of its token, so that A_t holds the sum from t on",
+        "reward": "taken from the reward of its token, so that A_it loses the sum of it from t on",
     }[a.kl_placement]
     estimator = f"{a.kl_estimator} = {_ESTIMATORS[a.kl_estimator]} within ±{KL_CLAMP:g}"
     difference = f"x = log π(o_t) − log π_ref(o_t) within ±{LOG_RATIO_CLAMP:g}"

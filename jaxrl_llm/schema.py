@@ -8,8 +8,10 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
 
 
 def fields(section: type) -> dict[str, Any]:
@@ -35,7 +37,11 @@ def unknown(path: str, keys: Iterable[str]) -> ValueError:
         return ValueError(f"{path} is a section, not a key; its keys: {', '.join(inside)}")
     leaf = path.rpartition(".")[2]
     near = [key for key in keys if key.rpartition(".")[2] == leaf]
-    near = near or difflib.get_close_matches(path, keys, n=1, cutoff=0.75)
+    if "." in path:  # the section says which of them is meant
+        near = difflib.get_close_matches(path, near, n=1, cutoff=0)
+    if not near:
+        sections = {key.rpartition(".")[0] for key in keys} - {""}
+        near = difflib.get_close_matches(path, [*keys, *sections], n=1, cutoff=0.75)
     if not near:
         leaves = difflib.get_close_matches(leaf, {key.rpartition(".")[2] for key in keys}, n=1, cutoff=0.6)
         near = [key for key in keys if key.rpartition(".")[2] in leaves]
@@ -58,7 +64,8 @@ def _expected(kind: Any) -> str:
     elif typing.get_origin(inner) is tuple:
         text = "a tuple of texts, such as ('\\n', 'Question:')"
     else:
-        text = {int: "an integer", float: "a finite number", bool: "true or false", str: "a text"}[inner]
+        names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a text"}
+        text = names.get(inner, "a section with keys")
     return text + (", or None" if optional else "")
 
 
@@ -105,3 +112,33 @@ def from_text(path: str, text: str, kind: Any) -> Any:
     except (KeyError, ValueError, SyntaxError):
         raise _wrong(path, text, kind) from None
     return convert(path, text, kind)
+
+
+def build(section: type[T], values: Any, *, prefix: str = "", keys: Iterable[str]) -> T:
+    """An instance of a settings dataclass from nested mappings.
+
+    Args:
+      prefix: dotted path of the section, with a dot at its end.
+      keys: every dotted path of the whole, for the error about an unknown one.
+
+    Raises:
+      ValueError: a key that is no field, a missing one that has no default, or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix[:-1]} = {values!r}: expected a section with keys")
+    kinds = fields(section)
+    for name in values:
+        if name not in kinds:
+            raise unknown(f"{prefix}{name}", keys)
+    arguments = {}
+    for field in dataclasses.fields(typing.cast(Any, section)):
+        path, kind = prefix + field.name, kinds[field.name]
+        inner, optional = _split_optional(kind)
+        if field.name not in values:
+            if field.default is dataclasses.MISSING:
+                raise ValueError(f"config key {path} is missing: expected {_expected(kind)}")
+        elif dataclasses.is_dataclass(inner) and not (optional and values[field.name] is None):
+            arguments[field.name] = build(typing.cast(type, inner), values[field.name], prefix=f"{path}.", keys=keys)
+        else:
+            arguments[field.name] = convert(path, values[field.name], kind)
+    return section(**arguments)

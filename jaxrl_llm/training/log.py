@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _STREAMS = ("metrics", "speed", "samples")
-_PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers")
+_PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

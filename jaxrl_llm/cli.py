@@ -1,0 +1,177 @@
+"""The command line: `jaxrl-llm COMMAND`. `--config.path=value` changes any key of the config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxrl-llm", description="Reinforcement learning for LLM reasoning in JAX.")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, *, config: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        if config:
+            command.add_argument(
+                "--config", required=True, metavar="FILE", help="a config file, such as configs/grpo.py"
+            )
+            command.epilog = "--config.path=value changes a key, as in --config.algorithm.clip_high=0.28"
+        return command
+
+    add("train", "train; the same command again goes on where a stopped run was")
+    add("evaluate", "score config.model.source on the held-out problems of config.evaluation")
+    sample = add("sample", "print completions of a question")
+    sample.add_argument("question")
+    sample.add_argument("--samples", type=int, default=1, metavar="K", help="completions to print (default 1)")
+    add("explain", "print the objective that a config resolves to, in words and formula")
+    add("pretrain", "make a small model from a built-in task")
+    report = add("report", "write report.html into the folder of a run", config=False)
+    report.add_argument("run", type=Path, help="folder of a run")
+    convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
+    convert.add_argument("run", type=Path, help="folder of a run")
+    convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
+    return parser
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The `--config.path=value` (or `--config.path value`) arguments as "path=value", and the others."""
+    overrides, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("--config."):
+            others.append(argument)
+            continue
+        override = argument.removeprefix("--config.")
+        if "=" not in override:
+            value = next(rest, None)
+            if value is None or value.startswith("--"):
+                raise ValueError(f"{argument} has no value: expected {argument}=value")
+            override = f"{override}={value}"
+        overrides.append(override)
+    return overrides, others
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    import jax
+
+    from jaxrl_llm import config as configs
+    from jaxrl_llm.report.run import write
+
+    config = configs.load(arguments.config, overrides)
+    settings = configs.parse(config)
+    configs.check(settings, devices=jax.device_count())
+    from jaxrl_llm.training.loop import train  # after the checks: it imports flax, orbax and more
+
+    print(f"report: {write(train(settings, config=config.to_dict()))}")
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    import jax
+
+    from jaxrl_llm import config as configs
+
+    settings = configs.parse(configs.load(arguments.config, overrides))
+    configs.check(settings, devices=jax.device_count())
+    from jaxrl_llm.evaluation.evaluate import evaluate
+    from jaxrl_llm.rewards.combine import Judge
+    from jaxrl_llm.training.setup import evaluation_problems, open_session
+
+    with Judge(settings.reward) as judge:
+        session = open_session(settings)
+        problems = evaluation_problems(settings, session.tokenizer, judge)
+        with jax.set_mesh(session.mesh):
+            result = evaluate(session, session.prepare(session.params), problems, settings, judge)
+    for name, value in result.metrics.items():
+        print(f"{name:<16} {value:.4f}")
+
+
+def _sample(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm import config as configs
+    from jaxrl_llm.evaluation.sample import sample
+
+    settings = configs.parse(configs.load(arguments.config, overrides))
+    for text in sample(settings, arguments.question, samples=arguments.samples):
+        print(text)
+
+
+def _explain(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm import config as configs
+    from jaxrl_llm.explain import explain
+
+    settings = configs.parse(configs.load(arguments.config, overrides))
+    configs.check(settings, devices=None)
+    print(explain(settings))
+
+
+def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm import config as configs
+    from jaxrl_llm.training.pretrain import PretrainSettings, pretrain
+
+    config = configs.load(arguments.config, overrides, PretrainSettings)
+    print(pretrain(configs.parse(config, PretrainSettings)))
+
+
+def _report(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm.report.run import write
+
+    _refuse(overrides, "report")
+    print(write(arguments.run))
+
+
+def _convert(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm.training.export import convert
+
+    _refuse(overrides, "convert")
+    print(convert(arguments.run, arguments.to))
+
+
+def _refuse(overrides: list[str], command: str) -> None:
+    if overrides:
+        raise ValueError(f"--config.{overrides[0]}: {command} reads the run's own config and takes no other")
+
+
+# Each imports what it needs inside: `explain` starts without the training stack.
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "sample": _sample,
+    "explain": _explain,
+    "pretrain": _pretrain,
+    "report": _report,
+    "convert": _convert,
+}
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether the message alone says what is wrong: files, and what this package raised itself."""
+    if isinstance(error, OSError):
+        return True
+    *_, innermost = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError | ImportError) and Path(innermost.filename).is_relative_to(_PACKAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; a mistake of the user is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--traceback" in arguments
+    try:
+        overrides, others = _split_overrides([argument for argument in arguments if argument != "--traceback"])
+        parsed = _parser().parse_args(others)
+        _COMMANDS[parsed.command](parsed, overrides)
+    except (ValueError, OSError, ImportError) as error:
+        if show_traceback or not _is_plain(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
