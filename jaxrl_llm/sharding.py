@@ -7,6 +7,7 @@ vocabulary). Axes are Auto: XLA places what the constraints leave open; nothing 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,8 +65,8 @@ def make_mesh(settings: MeshSettings, devices: list[jax.Device] | None = None) -
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
 
 
-def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The partition of one array by its logical axes.
+def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, *, whole: tuple[str, ...] = ()) -> PartitionSpec:
+    """The partition of one array by its logical axes; it is not split along the mesh axes in ``whole``.
 
     An axis whose size the mesh axis does not divide stays whole on every device (two key/value heads over eight
     devices, say), as the tensor-parallel layouts of the field do.
@@ -78,7 +79,8 @@ def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> Partition
         if axis not in RULES:
             raise KeyError(f"logical axis {axis!r} has no sharding rule; known: {', '.join(RULES)}")
         name = RULES[axis]
-        names.append(name if name and size % mesh.shape[name] == 0 else None)
+        split = name is not None and name not in whole and size % mesh.shape[name] == 0
+        names.append(name if split else None)
     return PartitionSpec(*names)
 
 
@@ -101,3 +103,11 @@ def constrain_rows(x: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))
+
+
+def shard_rows(tree: Any, mesh: Mesh) -> Any:
+    """Puts arrays on the mesh, rows split over data and fsdp; whole where the number of rows does not divide."""
+    ways = row_devices(mesh)
+    return jax.tree.map(
+        lambda x: jax.device_put(x, row_sharding(mesh) if len(x) % ways == 0 else replicated(mesh)), tree
+    )

@@ -6,15 +6,18 @@ Switches of :class:`~jaxrl_llm.models.config.ModelConfig` make the families; the
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
+from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.layers import KERNEL_INIT, Layer, RMSNorm, rotary_angles
-from jaxrl_llm.sharding import constrain_rows
+from jaxrl_llm.sharding import constrain_rows, spec
 from jaxrl_llm.types import Array, KVCache, Model, Params
 
 # What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis.
@@ -24,6 +27,10 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
+
+# A scan stores what the backward pass needs in stacked arrays, a copy a layer; a shallow decoder is unrolled instead,
+# for a fifth less time a step on a CPU and no noticeable compile time.
+UNROLLED_LAYERS = 8
 
 _SCALE = (jax.tree_util.DictKey("scale"),)
 
@@ -53,7 +60,12 @@ class Decoder(nn.Module):
         if (policy := REMAT_POLICIES[self.remat]) is not None:
             layer = nn.remat(Layer, policy=policy, prevent_cse=False)
         layers = nn.scan(
-            layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.layers, in_axes=nn.broadcast
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=c.layers,
+            in_axes=nn.broadcast,
+            unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
         x, _ = layers(c, self.dtype, name="layers")(x, rotary_angles(c, positions), causal_mask(segments))
         if not c.tied:
@@ -114,7 +126,7 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         embedding = params["embed"]["embedding"]
         return {
             "embedding": cast(embedding),
-            "layers": tuple(cast(jax.tree.map(lambda x: x[i], params["layers"])) for i in range(config.layers)),
+            "layers": tuple(cast(jax.tree.map(operator.itemgetter(i), params["layers"])) for i in range(config.layers)),
             "final_norm": params["final_norm"],
             "head": cast(embedding.T if config.tied else params["head"]["kernel"]),
         }
@@ -161,3 +173,18 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         return KVCache((key,) * config.layers, (value,) * config.layers)
 
     return Model(init, apply, unembed, prepare, prefill, decode, unembed_prepared, empty_cache)
+
+
+def prepared_shardings(config: ModelConfig, mesh: Mesh) -> Params:
+    """Shardings of the sampling layout: split along tensor, whole along fsdp, so that no token gathers a weight."""
+
+    def placed(axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+        return NamedSharding(mesh, spec(axes, shape, mesh, whole=("fsdp",)))
+
+    layers = weights.tree(config, lambda w: placed(w.axes[1:], w.shape[1:]) if w.stacked else placed(w.axes, w.shape))
+    return {
+        "embedding": layers["embed"]["embedding"],
+        "layers": (layers["layers"],) * config.layers,
+        "final_norm": layers["final_norm"],
+        "head": placed(("embed", "vocab"), (config.width, config.vocab_size)),
+    }

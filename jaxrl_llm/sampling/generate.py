@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.sampling.keys import row_keys, token_uniforms
-from jaxrl_llm.sampling.support import Sampling, support_logprobs
+from jaxrl_llm.sampling.support import Sampling, support_logits
 from jaxrl_llm.types import Array, KVCache, Model, Params, Rollout
 
 BLOCK = 128  # vocabulary entries whose sum is one step of the inverse CDF
@@ -120,7 +120,7 @@ def generate(
         }
 
     def logprobs_of(hidden: Array) -> Array:
-        return support_logprobs(model.unembed_prepared(prepared, hidden), sampling)
+        return jax.nn.log_softmax(support_logits(model.unembed_prepared(prepared, hidden), sampling))
 
     hidden, prompt_cache = model.prefill(prepared, prompt_tokens, prompt_length)
     carry = {

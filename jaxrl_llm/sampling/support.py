@@ -46,8 +46,8 @@ class Sampling:
                 raise ValueError(f"sampling.{name} = {getattr(self, name)}: expected {wanted}")
 
 
-def support_logprobs(logits: Array, sampling: Sampling, label: Array | None = None) -> Array:
-    """Log-probabilities, in nats, of the tempered and filtered distribution.
+def support_logits(logits: Array, sampling: Sampling, label: Array | None = None) -> Array:
+    """The tempered logits, -inf at tokens that are not kept; their softmax is the distribution sampled from.
 
     Args:
       logits: [..., V].
@@ -56,20 +56,20 @@ def support_logprobs(logits: Array, sampling: Sampling, label: Array | None = No
         since, puts them just outside: a token that was sampled has a finite log-probability.
 
     Returns:
-      float32 [..., V]; -inf at tokens that are not kept. The choice of kept tokens carries no gradient.
+      float32 [..., V]. The choice of kept tokens carries no gradient.
     """
     logits = logits.astype(jnp.float32)
     if sampling.temperature == 0:
         chosen = jnp.argmax(logits, axis=-1, keepdims=True) == jnp.arange(logits.shape[-1])
-        return jnp.where(chosen, 0.0, -jnp.inf)
+        return jnp.where(chosen, logits, -jnp.inf)
     logits = logits / sampling.temperature
     threshold = _threshold(jax.lax.stop_gradient(logits), sampling)
-    if threshold is not None:
-        kept = logits >= threshold
-        if label is not None:
-            kept |= label[..., None] == jnp.arange(logits.shape[-1])
-        logits = jnp.where(kept, logits, -jnp.inf)
-    return jax.nn.log_softmax(logits, axis=-1)
+    if threshold is None:
+        return logits
+    kept = logits >= threshold
+    if label is not None:
+        kept |= label[..., None] == jnp.arange(logits.shape[-1])
+    return jnp.where(kept, logits, -jnp.inf)
 
 
 def _threshold(logits: Array, sampling: Sampling) -> Array | None:

@@ -97,5 +97,7 @@ def pretrain(settings: PretrainSettings) -> Path:
         state, loss = step(state, *pack(stream, settings.rows, settings.width))
         if count % 50 == 0 or count == settings.steps:
             print(f"step {count}/{settings.steps}  loss {loss:.4f}  {time.perf_counter() - begun:.0f} s", flush=True)
-    save(settings.model, state[0], folder, dtype="bfloat16", generation_config={"eos_token_id": list(tokenizer.stop_ids)})
+    save(
+        settings.model, state[0], folder, dtype="bfloat16", generation_config={"eos_token_id": list(tokenizer.stop_ids)}
+    )
     return folder

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.sampling.support import Sampling, support_logprobs
+from jaxrl_llm.core.logprobs import log_prob_and_entropy
+from jaxrl_llm.sampling.support import Sampling, support_logits
 from jaxrl_llm.types import Array, Model, Params, Rollout, TrainBatch
 
 
@@ -44,7 +45,7 @@ def score(model: Model, params: Params, batch: Rollout | TrainBatch, sampling: S
       model: the policy's functions.
       params: its parameters.
       batch: completions [B, T] and their prompts.
-      sampling: temperature and filters, see :func:`support_logprobs`.
+      sampling: temperature and filters, see :func:`support_logits`.
       chunk: tokens whose logits are held at a time; columns are cut so that rows stay whole on their devices.
     """
     hidden = completion_hidden(model, params, batch)
@@ -53,11 +54,8 @@ def score(model: Model, params: Params, batch: Rollout | TrainBatch, sampling: S
     chunks = -(-width // columns)
 
     def score_columns(hidden: Array, tokens: Array) -> Scores:
-        logprobs = support_logprobs(model.unembed(params, hidden), sampling, tokens)
-        label = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
-        kept = logprobs > -jnp.inf
-        surprise = jnp.where(kept, logprobs, 0.0)  # 0 · -inf must be 0, in the gradient too
-        return Scores(label, -jnp.sum(jnp.where(kept, jnp.exp(logprobs), 0.0) * surprise, axis=-1))
+        logits = support_logits(model.unembed(params, hidden), sampling, tokens)
+        return Scores(*log_prob_and_entropy(logits, tokens))
 
     if chunks == 1:
         scores = score_columns(hidden, batch.tokens)

@@ -1,0 +1,102 @@
+"""Accuracy of a policy on held-out problems: avg@k, pass@k, maj@k with intervals, and texts to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrl_llm.data.prompts import Problem
+from jaxrl_llm.evaluation.metrics import average_at_k, majority_at_k, pass_at_k
+from jaxrl_llm.rewards import answers
+from jaxrl_llm.rewards.combine import Judge
+from jaxrl_llm.rewards.equivalence import Outcome
+from jaxrl_llm.sampling.keys import EVALUATION, step_key
+from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.training.collect import Completions, complete, join, prompt_ids
+from jaxrl_llm.training.settings import Settings
+from jaxrl_llm.training.setup import Session
+from jaxrl_llm.types import Params
+
+
+class Evaluation(NamedTuple):
+    """``metrics`` under the names of metrics.jsonl; ``samples`` rows of samples.jsonl."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+def evaluation_sampling(settings: Settings) -> Sampling:
+    """The distribution of an evaluation: the run's limit and stops, its own temperature and filters."""
+    wanted = settings.evaluation
+    return dataclasses.replace(
+        settings.sampling, temperature=wanted.temperature, top_k=wanted.top_k, top_p=wanted.top_p, min_p=0.0
+    )
+
+
+def evaluate(
+    session: Session, prepared: Params, problems: Sequence[Problem], settings: Settings, judge: Judge
+) -> Evaluation:
+    """Samples ``evaluation.samples`` completions of every problem and judges them.
+
+    The keys depend on the seed and the problem only: every evaluation of a run draws with the same random numbers, so
+    that the difference between two of them is the policy's.
+    """
+    samples, sampling = settings.evaluation.samples, evaluation_sampling(settings)
+    # As many rows at a time as a training step has, so that memory is that of a step.
+    count = max(1, settings.data.prompts_per_step * settings.data.samples_per_prompt // samples)
+    key = step_key(settings.seed, EVALUATION, 0)
+    parts: list[Completions] = []
+    for start in range(0, len(problems), count):
+        chosen = list(problems[start : start + count])
+        padded = chosen + [chosen[0]] * (count - len(chosen) if start else 0)  # one shape, one compilation
+        part = complete(
+            session,
+            prepared,
+            padded,
+            prompt_ids(padded),
+            settings.data,
+            judge,
+            key,
+            samples=samples,
+            sampling=sampling,
+        )
+        parts.append(part.groups(np.arange(len(chosen))))
+    return _summary(session, join(parts), settings)
+
+
+def _summary(session: Session, completions: Completions, settings: Settings) -> Evaluation:
+    count, samples = len(completions.problems), settings.evaluation.samples
+    extracted = [answers.extract(text, settings.reward.answer_format) for text in completions.texts]
+    correct = np.array([outcome is Outcome.CORRECT for outcome in completions.outcomes]).reshape(count, samples)
+    by_problem = [extracted[i * samples : (i + 1) * samples] for i in range(count)]
+    average, lengths = average_at_k(correct), completions.rollout.mask.sum(axis=1)
+    metrics = {
+        "eval/avg": average.value,
+        "eval/avg_low": average.low,
+        "eval/avg_high": average.high,
+        "eval/pass": pass_at_k(correct, samples).value,
+        "eval/majority": majority_at_k(by_problem, correct).value,
+        "eval/length": float(lengths.mean()),
+        "eval/truncated": float(completions.rollout.truncated.mean()),
+    }
+    rows = []
+    for i in range(min(settings.evaluation.texts, count)):
+        row = i * samples  # the first sample of the problem
+        prompt = completions.rollout.prompt_tokens[row, : completions.rollout.prompt_length[row]]
+        rows.append(
+            {
+                "problem": completions.problems[i].id,
+                "prompt": session.tokenizer.decode(prompt, keep_special=True),
+                "completion": completions.texts[row],
+                "answer": completions.problems[i].answer,
+                "extracted": extracted[row],
+                "reward": float(completions.rewards[row]),
+                "outcome": completions.outcomes[row].value,
+                "truncated": bool(completions.rollout.truncated[row]),
+                "length": int(lengths[row]),
+            }
+        )
+    return Evaluation(metrics, rows)

@@ -1,0 +1,192 @@
+"""From problems to judged completions: encode, sample, decode, judge, and refill the batch where groups are dropped."""
+
+from __future__ import annotations
+
+import collections
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrl_llm.algorithm import Algorithm, keep_groups
+from jaxrl_llm.data.prompts import DataSettings, Problem, PromptStream
+from jaxrl_llm.data.templates import encode_prompts
+from jaxrl_llm.rewards.combine import Judge
+from jaxrl_llm.rewards.equivalence import Outcome
+from jaxrl_llm.sampling.generate import generate
+from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.training.setup import Session
+from jaxrl_llm.types import Array, Params, Rollout
+
+MIN_BUCKET = 16  # tokens of the narrowest width
+BUCKETS = 4  # widths that an array may take, each compiled once
+
+
+class Completions(NamedTuple):
+    """Judged completions; arrays on the host, rows prompt-major.
+
+    Attributes:
+      problems: one a group.
+      texts: B, without special tokens.
+      rewards: float32 [B], as judged, before any shaping.
+      outcomes: B.
+    """
+
+    rollout: Rollout
+    problems: list[Problem]
+    texts: list[str]
+    rewards: np.ndarray
+    outcomes: list[Outcome]
+
+    def groups(self, kept: np.ndarray) -> Completions:
+        """Only the groups at the indices ``kept``."""
+        samples = len(self.texts) // len(self.problems)
+        rows = (kept[:, None] * samples + np.arange(samples)).reshape(-1)
+        return Completions(
+            jax.tree.map(lambda x: x[rows], self.rollout),
+            [self.problems[i] for i in kept],
+            [self.texts[i] for i in rows],
+            self.rewards[rows],
+            [self.outcomes[i] for i in rows],
+        )
+
+
+def bucket(longest: int, limit: int) -> int:
+    """The narrowest of a few widths that holds ``longest`` tokens, so that a step neither pads to the limit nor
+    compiles for every length."""
+    step = max(MIN_BUCKET, -(-limit // BUCKETS))
+    return min(limit, -(-longest // step) * step)
+
+
+def prompt_ids(problems: Sequence[Problem]) -> np.ndarray:
+    """One number a prompt, int32 [P]: the problem's, and where a problem comes again, another one of its own.
+
+    A batch at the end of an epoch may hold a problem twice; its second group must be a group, with texts of its own.
+    """
+    seen: collections.Counter[int] = collections.Counter()
+    ids = []
+    for problem in problems:
+        again = seen[problem.id]
+        ids.append(problem.id if again == 0 else -1 - (zlib.crc32(f"{problem.id}/{again}".encode()) >> 1))
+        seen[problem.id] += 1
+    return np.array(ids, np.int32)
+
+
+def complete(
+    session: Session,
+    prepared: Params,
+    problems: Sequence[Problem],
+    ids: np.ndarray,
+    data: DataSettings,
+    judge: Judge,
+    key: Array,
+    *,
+    samples: int,
+    sampling: Sampling,
+) -> Completions:
+    """Samples and judges ``samples`` completions of every problem.
+
+    Args:
+      session: tokenizer, model and mesh.
+      prepared: parameters in the sampling layout.
+      problems: P of them.
+      ids: int32 [P], see :func:`prompt_ids`.
+      data: the template and the limit of a prompt.
+      judge: of the completions.
+      key: of this step.
+      samples: G.
+      sampling: the distribution.
+    """
+    tokenizer = session.tokenizer
+    prompts = encode_prompts(problems, data, tokenizer)
+    width = bucket(max(map(len, prompts)), data.max_prompt_tokens)
+    tokens = np.full((len(prompts), width), tokenizer.pad_id, np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    rollout = generate(
+        session.model,
+        prepared,
+        *shard_rows((tokens, lengths, ids), session.mesh),
+        key,
+        samples=samples,
+        sampling=sampling,
+        stop_ids=session.stop_ids,
+        pad_id=tokenizer.pad_id,
+    )
+    rollout = jax.device_get(rollout)
+    texts = [tokenizer.decode(row[mask]) for row, mask in zip(rollout.tokens, rollout.mask, strict=True)]
+    gold = [problem.answer for problem in problems for _ in range(samples)]
+    rewards, outcomes = judge.judge(texts, gold, rollout.truncated)
+    return Completions(rollout, list(problems), texts, rewards, outcomes)
+
+
+def join(parts: Sequence[Completions]) -> Completions:
+    """The groups of several rollouts; prompts are padded to the widest."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.rollout.prompt_tokens.shape[1] for part in parts)
+
+    def widen(x: np.ndarray) -> np.ndarray:
+        return np.pad(x, ((0, 0), (0, width - x.shape[1])))
+
+    rollouts = [
+        Rollout(**(vars(part.rollout) | {"prompt_tokens": widen(part.rollout.prompt_tokens)})) for part in parts
+    ]
+    return Completions(
+        jax.tree.map(lambda *arrays: np.concatenate(arrays), *rollouts),
+        [problem for part in parts for problem in part.problems],
+        [text for part in parts for text in part.texts],
+        np.concatenate([part.rewards for part in parts]),
+        [outcome for part in parts for outcome in part.outcomes],
+    )
+
+
+def collect(
+    session: Session,
+    prepared: Params,
+    stream: PromptStream,
+    data: DataSettings,
+    algorithm: Algorithm,
+    judge: Judge,
+    key: Array,
+    *,
+    sampling: Sampling,
+) -> tuple[Completions, dict[str, Any]]:
+    """The completions that a step learns from, and counts for the log.
+
+    With a group filter and ``resample_rounds`` above 1, prompts are drawn until the batch holds nothing but groups that
+    the filter keeps, or the rounds are over (DAPO's dynamic sampling, Yu et al., 2025, arXiv 2503.14476, section 3.2).
+    What is then still missing is filled with groups that were not kept: they have no gradient, and shapes stay.
+    The filter reads the rewards as judged, before any shaping.
+    """
+    count, samples = data.prompts_per_step, data.samples_per_prompt
+    kept: list[Completions] = []
+    dropped: list[Completions] = []
+    drawn: list[Problem] = []
+    have = 0
+    for _ in range(algorithm.resample_rounds):
+        fresh = stream.next(count)
+        ids = prompt_ids([*drawn, *fresh])[len(drawn) :]
+        drawn += fresh
+        part = complete(session, prepared, fresh, ids, data, judge, key, samples=samples, sampling=sampling)
+        keeps = np.asarray(keep_groups(algorithm, part.rewards, part.rollout.prompt_id))[::samples]
+        kept.append(part.groups(np.flatnonzero(keeps)))
+        dropped.append(part.groups(np.flatnonzero(~keeps)))
+        have += int(keeps.sum())
+        if have >= count:
+            break
+    everything = join([*kept, *dropped])
+    completions = everything.groups(np.arange(count))
+    return completions, {"rounds": len(kept), "groups_drawn": len(drawn), "groups_kept": min(have, count)}
+
+
+def trim(rollout: Rollout) -> Rollout:
+    """Cuts columns that no row reaches, down to one of a few widths."""
+    limit = rollout.tokens.shape[1]
+    width = bucket(max(1, int(rollout.mask.any(axis=0).nonzero()[0].max(initial=0)) + 1), limit)
+    columns = ("tokens", "mask", "sampler_logprobs")
+    return Rollout(**(vars(rollout) | {name: getattr(rollout, name)[:, :width] for name in columns}))

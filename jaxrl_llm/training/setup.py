@@ -1,0 +1,116 @@
+"""From settings to what a run works with. Cheap checks come first; nothing compiles before all of them have passed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from jaxrl_llm.data import tokens
+from jaxrl_llm.data.prompts import Problem, Problems, first, load_problems
+from jaxrl_llm.data.templates import encode_prompts, keep_fitting
+from jaxrl_llm.data.tokens import Tokenizer
+from jaxrl_llm.models import hub
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.decoder import prepared_shardings
+from jaxrl_llm.rewards.combine import Judge
+from jaxrl_llm.sharding import make_mesh
+from jaxrl_llm.training.settings import Settings
+from jaxrl_llm.types import Model, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What sampling, training and evaluation share.
+
+    Attributes:
+      source: the folder or file of the checkpoint that ``params`` came from.
+      params: as loaded, on the mesh.
+      stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
+    """
+
+    mesh: Mesh
+    source: Path
+    config: ModelConfig
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...]
+
+    def prepare(self, params: Params) -> Params:
+        """The sampling layout of ``params``: compute dtype, whole along fsdp, still split along tensor."""
+        return jax.jit(self.model.prepare, out_shardings=prepared_shardings(self.config, self.mesh))(params)
+
+
+def open_session(settings: Settings) -> Session:
+    """Loads tokenizer and model onto the mesh.
+
+    Raises:
+      FileNotFoundError: no checkpoint where ``model.source`` says.
+      ValueError: a damaged checkpoint; a stop text that is not one token; a context that is too short.
+    """
+    source = hub.resolve(settings.model.source)
+    config = hub.load_config(source)
+    tokenizer = tokens.load(source)
+    needed = settings.data.max_prompt_tokens + settings.sampling.max_tokens
+    if needed > config.max_positions:
+        raise ValueError(
+            f"data.max_prompt_tokens = {settings.data.max_prompt_tokens} and sampling.max_tokens = "
+            f"{settings.sampling.max_tokens} need {needed} positions; "
+            f"{settings.model.source} has {config.max_positions}"
+        )
+    if tokenizer.vocabulary_size > config.vocab_size:
+        raise ValueError(
+            f"{source}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, "
+            f"the model's vocabulary only {config.vocab_size} entries"
+        )
+    stop_ids = dict.fromkeys([*tokenizer.stop_ids, *(tokenizer.token_id(text) for text in settings.sampling.stop)])
+    mesh = make_mesh(settings.mesh)
+    policy = hub.load(settings.model.source, dtype=settings.model.dtype, remat=settings.model.remat, mesh=mesh)
+    return Session(mesh, source, config, policy.model, policy.params, tokenizer, tuple(stop_ids))
+
+
+def training_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) -> tuple[Problems, int]:
+    """The problems to train on, and how many were dropped for their length.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_problems`, `keep_fitting` and `Judge.check` say, naming the row.
+    """
+    data = settings.data
+    problems, dropped = keep_fitting(
+        load_problems(
+            data.source,
+            tier=data.tier,
+            split=data.split,
+            question_key=data.question_key,
+            answer_key=data.answer_key,
+        ),
+        data,
+        tokenizer,
+    )
+    checked = list(problems) if isinstance(problems, list) else first(problems, data.prompts_per_step)
+    judge.check([problem.answer for problem in checked], [problem.name for problem in checked])
+    return problems, dropped
+
+
+def evaluation_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) -> list[Problem]:
+    """The first ``evaluation.problems`` rows of the held-out source, under the tier and the keys of ``data``.
+
+    Raises:
+      FileNotFoundError, ValueError: as for :func:`training_problems`; a prompt that is too long is always an error.
+    """
+    problems = first(
+        load_problems(
+            settings.evaluation.source,
+            tier=settings.data.tier,
+            split=settings.evaluation.split,
+            question_key=settings.data.question_key,
+            answer_key=settings.data.answer_key,
+        ),
+        settings.evaluation.problems,
+    )
+    encode_prompts(problems, settings.data, tokenizer)
+    judge.check([problem.answer for problem in problems], [problem.name for problem in problems])
+    return problems
