@@ -93,8 +93,11 @@ def estimate(values: np.ndarray) -> Estimate:
     if np.all(values == 0) or np.all(values == 1):
         width = 1 - tail ** (1 / count)
         return Estimate(mean, max(0.0, mean - width), min(1.0, mean + width))
-    rows = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    low, high = np.quantile(values[rows].mean(axis=1), [tail, 1 - tail])
+    generator = np.random.default_rng(0)
+    block = max(1, 2**20 // count)  # resamples at a time: a million numbers, however many problems
+    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
+    means = [values[generator.integers(count, size=(size, count))].mean(axis=1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Estimate(mean, float(low), float(high))
 
 

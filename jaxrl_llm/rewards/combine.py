@@ -21,7 +21,7 @@ class RewardSettings:
       verifier: exact (same text after ``answers.normalize``) or math (math-verify).
       answer_format: see ``answers.extract``.
       truncated: reward of every truncated row, whatever its answer; None judges it like any other.
-      timeout_seconds: deadline of the math verifier for one answer.
+      timeout_seconds: deadline of the math verifier for one answer, in CPU time of its process.
     """
 
     verifier: Literal["exact", "math"]

@@ -1,9 +1,10 @@
 """Whether two mathematical answers are equal, decided by math-verify in a process of its own, behind a deadline.
 
 sympy can be made to think forever, or to fill the memory, by a short text (9^{9^{9^9}}). So the verifier runs in one
-worker process that is killed at the deadline and replaced; only the text that did it is lost. The worker is a plain
-subprocess that speaks JSON lines over its pipes: it does not import the caller's main module, and it ends when the
-caller does, however that ends.
+worker process that is killed at the deadline and replaced; only the text that did it is lost. The deadline counts the
+worker's own CPU time, so that the outcome depends on the answer and not on what else the machine does; by the clock,
+``CLOCK_FACTOR`` times as much passes at most. The worker is a plain subprocess that speaks JSON lines over its pipes:
+it does not import the caller's main module, and it ends when the caller does, however that ends.
 
 Run as ``python -m jaxrl_llm.rewards.equivalence``, this module is the worker.
 """
@@ -25,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 START_SECONDS = 120.0  # for the worker's imports, on a machine that is busy
-GRACE_SECONDS = 5.0  # after the deadline, the worker ends by itself: the caller may be gone
+CLOCK_FACTOR = 10.0  # seconds of the clock that a second of CPU time may take
 MEMORY_BYTES = 2 << 30  # of the worker's address space
 
 Pair = tuple[str, str]  # gold, answer
@@ -48,6 +49,11 @@ class MathVerifier:
     """
 
     def __init__(self, timeout_seconds: float):
+        """Starts nothing yet.
+
+        Args:
+          timeout_seconds: of CPU time, for one answer.
+        """
         self._timeout = timeout_seconds
         self._worker: _Worker | None = None
 
@@ -71,7 +77,7 @@ class MathVerifier:
             if self._worker is None:
                 self._worker = _Worker(self._timeout)
             outcomes += self._worker.ask(questions[len(outcomes) :])
-            if len(outcomes) < len(questions):
+            if len(outcomes) < len(questions):  # it died at its deadline, or is past all patience
                 self.close()
                 outcomes.append(Outcome.TIMEOUT)
         return outcomes
@@ -87,12 +93,12 @@ class _Worker:
     """The process, seen from outside."""
 
     def __init__(self, timeout_seconds: float):
-        self._timeout = timeout_seconds
+        self._patience = CLOCK_FACTOR * timeout_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in kill
         root = str(Path(__file__).resolve().parents[2])  # where jaxrl_llm lies, installed or not
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jaxrl_llm.rewards.equivalence", repr(timeout_seconds + GRACE_SECONDS)],
+            [sys.executable, "-m", "jaxrl_llm.rewards.equivalence", repr(timeout_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -136,7 +142,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             self._input.write(json.dumps(questions).encode() + b"\n")
             self._input.flush()
-            while len(outcomes) < len(questions) and (line := self._line(self._timeout)) is not None:
+            while len(outcomes) < len(questions) and (line := self._line(self._patience)) is not None:
                 outcomes.append(Outcome(line))
         return outcomes
 
@@ -185,15 +191,15 @@ def _serve(seconds: float) -> None:
     with contextlib.suppress(ValueError, OSError):  # a lower limit stands already, or the system knows none
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside a call that never returns
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, even inside a call that never returns
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         for question in json.loads(line):
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             outcome = _answer(question)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             print(outcome.value, file=replies, flush=True)
 
 
