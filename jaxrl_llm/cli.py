@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -97,8 +98,9 @@ def _sample(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm.evaluation.sample import sample
 
     settings = configs.parse(configs.load(arguments.config, overrides))
-    for text in sample(settings, arguments.question, samples=arguments.samples):
-        print(text)
+    texts = sample(settings, arguments.question, samples=arguments.samples)
+    for number, text in enumerate(texts, start=1):
+        print(text if len(texts) == 1 else f"[{number}] {text}")
 
 
 def _explain(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -165,6 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides, others = _split_overrides([argument for argument in arguments if argument != "--traceback"])
         parsed = _parser().parse_args(others)
         _COMMANDS[parsed.command](parsed, overrides)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ImportError) as error:
         if show_traceback or not _is_plain(error):
             raise

@@ -88,3 +88,13 @@ def test_explain_starts_without_the_packages_that_only_training_needs():
     environment = {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].split() == ["LOADED"]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    program = [sys.executable, "-m", "jaxrl_llm.cli", "explain", "--config", str(CONFIGS / "grpo.py")]
+    environment = {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu", "PATH": ""}
+    started = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stdout is not None
+    started.stdout.close()
+    _, errors = started.communicate()
+    assert errors == b""
