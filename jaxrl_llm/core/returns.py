@@ -12,6 +12,7 @@ from jaxrl_llm.core.masks import as_float, keep, last_token
 from jaxrl_llm.types import Array
 
 
+@jax.jit
 def backward_sums(values: Array, decays: Array) -> Array:
     """y_t = values_t + decays_t · y_{t+1} along T, with 0 after the end; both [B, T]."""
 
