@@ -163,10 +163,13 @@ def _filters(a: Algorithm) -> str:
     if a.group_filter == "zero_variance":
         texts.append("groups whose rewards are all equal get no gradient")
     if a.resample_rounds > 1:
-        texts.append(f"up to {a.resample_rounds} rollouts a step refill the batch with kept groups (dynamic sampling)")
-    if not texts:
-        return "none"
-    return "; ".join(texts) + "; mean and std see all completions, filtered ones too"
+        texts.append(
+            f"prompts are drawn in up to {a.resample_rounds} rollouts a step until the batch is full of other groups "
+            "(dynamic sampling), and mean and std are those of that batch"
+        )
+    elif texts:
+        texts.append("mean and std see all completions of the step, filtered ones too")
+    return "; ".join(texts) or "none"
 
 
 def _denominator(s: Settings) -> str:

@@ -53,7 +53,7 @@ def test_dapo_clips_higher_penalizes_length_and_refills_the_batch():
     assert said["Clip"] == "[1 − 0.2, 1 + 0.28] = [0.8, 1.28], the upper bound is its own (clip-higher)"
     assert "nothing up to 52 tokens, the whole penalty at 64" in said["Overlong penalty"]
     assert "groups whose rewards are all equal" in said["Filters"]
-    assert "up to 10 rollouts a step" in said["Filters"]
+    assert "up to 10 rollouts a step until the batch is full" in said["Filters"]
     assert "(token_mean)" in said["Denominator"]
     assert said["KL"] == "none: no reference model is kept"
 

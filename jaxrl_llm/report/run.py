@@ -164,7 +164,7 @@ def _provenance(config: Mapping[str, Any], starts: Sequence[Row]) -> str:
         label = "start" if len(starts) == 1 else f"start {number}"
         rows.append((label, start["time"]))
         rows.append(("command", start["command"]))
-        rows.append(("devices", ", ".join(start["devices"])))
+        rows.append(("devices", start["devices"]))
         rows.append(("platform", start["platform"]))
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in start["versions"].items())))
     return _table(rows)

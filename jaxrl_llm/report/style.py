@@ -6,6 +6,7 @@ STYLE = """
 body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
 header, main { max-width: 1200px; margin: 0 auto; padding: 0 16px; }
 header { padding-top: 24px; }
+main { padding-bottom: 32px; }
 h1 { margin: 0; font-size: 1.8rem; overflow-wrap: anywhere; }
 header p { margin: 4px 0 16px; color: #555; overflow-wrap: anywhere; }
 h2 { margin: 32px 0 12px; font-size: 1.25rem; border-bottom: 1px solid #ddd; padding-bottom: 4px; }
@@ -40,7 +41,6 @@ th, td { text-align: left; vertical-align: top; padding: 3px 10px 3px 0; border-
 th { font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 details summary { cursor: pointer; font-weight: 600; margin: 24px 0 12px; }
-footer { height: 32px; }
 @media (max-width: 600px) {
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 8px; }
@@ -49,5 +49,6 @@ footer { height: 32px; }
   body { font-size: 11px; }
   .curves { grid-template-columns: 1fr 1fr; }
   .tile { break-inside: avoid; }
+  .badge, .notice, pre { print-color-adjust: exact; }
 }
 """

@@ -84,7 +84,7 @@ def _start() -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions,
         "platform": platform.platform(),
-        "devices": [f"{len(jax.devices())} × {jax.devices()[0].device_kind}", f"{jax.process_count()} processes"],
+        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}, processes: {jax.process_count()}",
     }
 
 
