@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from configs.base import get_config
-from jaxrl_llm.algorithm import Algorithm, advantages, loss_weights
-from jaxrl_llm.types import TrainBatch
+from jaxrl_llm.algorithm import Advantages, Algorithm, advantages, loss_weights, policy_loss
+from jaxrl_llm.types import Metrics, TrainBatch
 
-few = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=10, deadline=None, derandomize=True, database=None)
 
-BASE = Algorithm(**dict(get_config().algorithm.items()))
+BASE = Algorithm(**get_config().to_dict()["algorithm"])
 MAX_TOKENS = 7
 ROWS, WIDTH = 7, 5
 FLOATS = ("advantages", "old_logprobs", "sampler_logprobs", "weights", "ref_logprobs")
@@ -84,11 +84,11 @@ class Step:
     ref_logprobs: np.ndarray
     kl: np.ndarray
 
-    def advantages(self, a: Algorithm, **changes: Any):
-        kl = jnp.asarray(self.kl) if a.kl_placement == "reward" else None
-        named = {name: jnp.asarray(getattr(self, name)) for name in ("rewards", "prompt_id", "mask", "truncated")}
-        named |= {"kl": kl} | {name: jnp.asarray(value) for name, value in changes.items()}
-        return advantages(a, named.pop("rewards"), **named)
+    def advantages(self, a: Algorithm, kl: Any = None) -> Advantages:
+        if kl is None and a.kl_placement == "reward":
+            kl = jnp.asarray(self.kl)
+        rows = {name: jnp.asarray(getattr(self, name)) for name in ("prompt_id", "mask", "truncated")}
+        return advantages(a, jnp.asarray(self.rewards), kl=kl, **rows)
 
     def batch(self, a: Algorithm) -> TrainBatch:
         result = self.advantages(a)
@@ -139,3 +139,18 @@ def steps(draw: st.DrawFn) -> Step:
 
 def rows_of(batch: TrainBatch, rows: np.ndarray) -> TrainBatch:
     return jax.tree.map(lambda x: x[rows], batch)
+
+
+class Result(NamedTuple):
+    loss: float
+    by_logprobs: np.ndarray
+    by_entropy: np.ndarray
+    metrics: Metrics
+
+
+def differentiate(a: Algorithm, logprobs, entropy, batch: TrainBatch) -> Result:
+    def loss(inputs: tuple[jax.Array, jax.Array]):
+        return policy_loss(a, inputs[0], inputs[1], batch)
+
+    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)((jnp.asarray(logprobs), jnp.asarray(entropy)))
+    return Result(float(value), np.asarray(gradients[0]), np.asarray(gradients[1]), metrics)

@@ -11,7 +11,7 @@ from tests.strategies import algorithm
 
 
 def test_the_knobs_are_the_keys_of_the_base_config():
-    assert {field.name for field in dataclasses.fields(Algorithm)} == set(get_config().algorithm.keys())
+    assert {field.name for field in dataclasses.fields(Algorithm)} == set(get_config().to_dict()["algorithm"])
 
 
 @pytest.mark.parametrize(

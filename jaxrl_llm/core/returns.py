@@ -52,7 +52,7 @@ def returns_of_run(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> 
     """
     rewards = keep(as_float(token_rewards), mask)
     goes_on = jnp.concatenate([mask[:, 1:], jnp.zeros_like(mask[:, :1])], axis=1)
-    return backward_sums(rewards, gamma * goes_on.astype(rewards.dtype))
+    return keep(backward_sums(rewards, gamma * goes_on.astype(rewards.dtype)), mask)
 
 
 def gae(token_rewards: Array, values: Array, mask: Array, *, gamma: float, lam: float) -> Array:

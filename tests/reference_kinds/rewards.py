@@ -1,0 +1,69 @@
+"""KL estimates, what is done to rewards, and log-probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_llm.core import kl, masks, shaping
+from jaxrl_llm.core.logprobs import log_prob_and_entropy
+
+Inputs = dict[str, Any]
+Outputs = dict[str, Any]
+
+
+ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3, "abs": kl.absolute}
+
+
+def estimate_kl(
+    log_prob: jax.Array,
+    ref_log_prob: jax.Array,
+    *,
+    estimator: str,
+    log_ratio_clamp: float | None,
+    out_clamp: float | None,
+) -> jax.Array:
+    return ESTIMATORS[estimator](log_prob, ref_log_prob, log_ratio_clamp=log_ratio_clamp, clamp=out_clamp)
+
+
+def kl_estimate(inputs: Inputs, **params: Any) -> Outputs:
+    estimate = estimate_kl(inputs["log_prob"], inputs["ref_log_prob"], **params)
+    return {"kl": estimate, "sum": jnp.sum(estimate)}
+
+
+def reward_kl(inputs: Inputs, *, coef: float, controller: dict[str, Any], **estimate: Any) -> Outputs:
+    mask = inputs["mask"]
+    k = masks.keep(estimate_kl(inputs["old_log_prob"], inputs["ref_log_prob"], **estimate), mask)
+    mean_kl = jnp.mean(masks.masked_mean(k, mask, axis=1))
+    known = {"error_clip": 0.2} | controller
+    next_coef = kl.adapted_coefficient(jnp.asarray(coef), mean_kl, rows=mask.shape[0], **known)
+    return {"token_rewards": inputs["token_scores"] - coef * k, "mean_kl": mean_kl, "next_coef": next_coef}
+
+
+def kl_controller(inputs: Inputs, *, init: float, **controller: Any) -> Outputs:
+    coefficient, coefficients = jnp.asarray(init), []
+    for measured, rows in zip(inputs["kl"], inputs["samples"], strict=True):
+        coefficient = kl.adapted_coefficient(coefficient, measured, rows=rows, **controller)
+        coefficients.append(coefficient)
+    return {"coef": jnp.stack(coefficients)}
+
+
+def group_filter(inputs: Inputs, *, bounds: str, low: float, high: float) -> Outputs:
+    assert bounds == "exclusive"
+    scores = inputs["scores"]
+    where = jnp.ones(scores.shape, bool)
+    return {"keep": shaping.mean_between(scores, inputs["group"], where, low=low, high=high)}
+
+
+def overlong(inputs: Inputs, *, max_length: int, buffer: int, factor: float, floor: float | None) -> Outputs:
+    lengths = inputs["lengths"]
+    sizes = {"max_tokens": max_length, "buffer": buffer}
+    return {"penalty": shaping.overlong_penalty(lengths, **sizes, penalty=factor, floor=floor)}
+
+
+def logprob_entropy(inputs: Inputs, *, temperature: float) -> Outputs:
+    log_prob, entropy = log_prob_and_entropy(inputs["logits"] / temperature, inputs["labels"])
+    objective = jnp.sum(inputs["weight_log_prob"] * log_prob + inputs["weight_entropy"] * entropy)
+    return {"log_prob": log_prob, "entropy": entropy, "objective": objective}
