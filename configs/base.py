@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
 
     c.reward = ConfigDict()
     c.reward.verifier = "exact"  # exact (same text after normalization) or math (math-verify)
-    c.reward.answer_format = "hash"  # where the answer stands: boxed, hash (after ####), first_number, last_number, any
+    c.reward.answer_format = "hash"  # where it stands: boxed, hash (after ####), first_number, last_number, any
     c.reward.correct = 1.0
     c.reward.wrong = 0.0
     c.reward.unparseable = 0.0  # no answer of that format in the text
@@ -54,7 +54,8 @@ def get_config() -> ConfigDict:
 
     c.algorithm = ConfigDict()
     c.algorithm.baseline = "none"  # taken from the reward: none, group (mean), batch (mean), leave_one_out
-    c.algorithm.scale = "none"  # the rest is divided by std + epsilon: none, group, batch, batch_centered (of r - group mean)
+    # the rest is divided by std + epsilon, the std of: none, group, batch, batch_centered (of r - group mean)
+    c.algorithm.scale = "none"
     c.algorithm.scale_ddof = 1  # std divides by count - ddof
     c.algorithm.scale_epsilon = 1e-6
     c.algorithm.whiten = False  # advantages to mean 0 and std 1 over the tokens of the step
@@ -64,7 +65,7 @@ def get_config() -> ConfigDict:
     c.algorithm.clip_low = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     c.algorithm.clip_high = 0.2
     c.algorithm.dual_clip = placeholder(float)  # for A < 0 the loss is at most dual_clip * |A|; None: off
-    c.algorithm.old_logprobs = "sampler"  # ratio against: sampler (as sampled), or trainer (scored again before the update)
+    c.algorithm.old_logprobs = "sampler"  # ratio against: sampler (as sampled), trainer (scored before the update)
     c.algorithm.kl_placement = "none"  # KL to the starting policy: none, loss, reward
     c.algorithm.kl_estimator = "k3"  # k1 (reward only), k2, k3
     c.algorithm.kl_coefficient = 0.0
@@ -102,7 +103,10 @@ def get_config() -> ConfigDict:
     c.evaluation = ConfigDict()
     c.evaluation.every = 20  # rollout steps; also before the first and after the last; 0: never
     c.evaluation.source = "task:chain_sum"  # as data.source
+    c.evaluation.tier = "medium"
     c.evaluation.split = "held_out"
+    c.evaluation.question_key = "question"
+    c.evaluation.answer_key = "answer"
     c.evaluation.problems = 128  # the first this many rows
     c.evaluation.samples = 4  # k of avg@k, pass@k, maj@k
     c.evaluation.temperature = 1.0

@@ -71,7 +71,8 @@ def _summary(session: Session, completions: Completions, settings: Settings) -> 
     count, samples = len(completions.problems), settings.evaluation.samples
     extracted = [answers.extract(text, settings.reward.answer_format) for text in completions.texts]
     correct = np.array([outcome is Outcome.CORRECT for outcome in completions.outcomes]).reshape(count, samples)
-    by_problem = [extracted[i * samples : (i + 1) * samples] for i in range(count)]
+    votes = [None if answer is None else answers.normalize(answer) for answer in extracted]
+    by_problem = [votes[i * samples : (i + 1) * samples] for i in range(count)]
     average, lengths = average_at_k(correct), completions.rollout.mask.sum(axis=1)
     metrics = {
         "eval/avg": average.value,

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,8 @@ class ModelSettings:
     """The section `model` of a config."""
 
     source: str
-    dtype: str
-    remat: str
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"model.dtype = {self.dtype!r}: expected one of {', '.join(_DTYPES)}")
+    dtype: Literal["float32", "bfloat16"]
+    remat: Literal["none", "layer", "dots"]
 
 
 @dataclasses.dataclass(frozen=True)

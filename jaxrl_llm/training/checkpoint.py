@@ -13,20 +13,28 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
-from jaxrl_llm.types import TrainState
+from jaxrl_llm.types import Params, TrainState
 
 FOLDER = "checkpoints"
 
 
-def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+def _items(state: TrainState) -> dict[str, Any]:
+    """Parameters apart from the rest, so that an export can read them alone."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {"params": fields.pop("params"), "state": fields}
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 class Checkpoints:
     """The checkpoints of one run folder, one a step; a step that was not fully written does not exist."""
 
-    def __init__(self, run_dir: str | Path, *, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+    def __init__(self, run_dir: str | Path, *, keep: int | None = None, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only, read_only=read_only
+        )
         self._manager = ocp.CheckpointManager((Path(run_dir) / FOLDER).absolute(), options=options)
 
     def __enter__(self) -> Self:
@@ -42,8 +50,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, extra: dict[str, Any]) -> None:
         """Starts to write; returns when the arrays have been copied, so that the caller may donate them."""
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(state)), extra=ocp.args.JsonSave(extra))
-        self._manager.save(step, args=arguments)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(extra)))
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a step, placed as ``like`` is placed, and its JSON values.
@@ -51,10 +59,23 @@ class Checkpoints:
         Raises:
           ValueError: the checkpoint is damaged or of another shape.
         """
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _as_dict(like))
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore())
+        items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in _items(like).items()}
+        restored = self._restore(step, **items, extra=ocp.args.JsonRestore())
+        return TrainState(params=restored["params"], **restored["state"]), restored["extra"]
+
+    def restore_params(self, abstract: Params) -> Params:
+        """The parameters of the last step, placed as the shapes in ``abstract`` say.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          ValueError: as :meth:`restore` says.
+        """
+        if self.latest is None:
+            raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
+        return self._restore(self.latest, params=ocp.args.StandardRestore(abstract))["params"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
         try:
-            restored = self._manager.restore(step, args=arguments)
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds; all mean that this folder cannot be read
             raise ValueError(f"checkpoint {step} in {self._manager.directory} cannot be restored: {error}") from error
-        return TrainState(**restored["state"]), restored["extra"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ class Completions(NamedTuple):
       texts: B, without special tokens.
       rewards: float32 [B], as judged, before any shaping.
       outcomes: B.
+      judge_seconds: what judging took.
     """
 
     rollout: Rollout
@@ -40,6 +42,7 @@ class Completions(NamedTuple):
     texts: list[str]
     rewards: np.ndarray
     outcomes: list[Outcome]
+    judge_seconds: float
 
     def groups(self, kept: np.ndarray) -> Completions:
         """Only the groups at the indices ``kept``."""
@@ -51,6 +54,7 @@ class Completions(NamedTuple):
             [self.texts[i] for i in rows],
             self.rewards[rows],
             [self.outcomes[i] for i in rows],
+            self.judge_seconds,
         )
 
 
@@ -120,8 +124,9 @@ def complete(
     rollout = jax.device_get(rollout)
     texts = [tokenizer.decode(row[mask]) for row, mask in zip(rollout.tokens, rollout.mask, strict=True)]
     gold = [problem.answer for problem in problems for _ in range(samples)]
+    begun = time.perf_counter()
     rewards, outcomes = judge.judge(texts, gold, rollout.truncated)
-    return Completions(rollout, list(problems), texts, rewards, outcomes)
+    return Completions(rollout, list(problems), texts, rewards, outcomes, time.perf_counter() - begun)
 
 
 def join(parts: Sequence[Completions]) -> Completions:
@@ -142,6 +147,7 @@ def join(parts: Sequence[Completions]) -> Completions:
         [text for part in parts for text in part.texts],
         np.concatenate([part.rewards for part in parts]),
         [outcome for part in parts for outcome in part.outcomes],
+        sum(part.judge_seconds for part in parts),
     )
 
 

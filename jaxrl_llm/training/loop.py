@@ -119,7 +119,8 @@ def _train(settings: Settings, session: Any, judge: Judge, log: RunLog, checkpoi
             totals = of_update if totals is None else add_metrics(totals, of_update)
         assert totals is not None
         prepared = session.prepare(state.params)
-        values = {name: float(mean.value) for name, mean in jax.device_get(metrics | totals).items()}
+        means = jax.device_get({name: mean.value for name, mean in (metrics | totals).items()})
+        values: dict[str, float] = {name: float(mean) for name, mean in means.items()}
         values |= counts | _outcomes(completions)
         values["learning_rate"] = float(rate(step * updates - 1))  # of the last optimizer step
         updated = time.perf_counter()
@@ -131,7 +132,8 @@ def _train(settings: Settings, session: Any, judge: Judge, log: RunLog, checkpoi
             step,
             {
                 "seconds": updated - begun,
-                "rollout_seconds": sampled - begun,
+                "rollout_seconds": sampled - begun - completions.judge_seconds,
+                "reward_seconds": completions.judge_seconds,
                 "update_seconds": updated - sampled,
                 "tokens_per_second": tokens / (updated - begun),
             },

@@ -26,6 +26,31 @@ from jaxrl_llm.types import Array, Model, Params
 
 
 @dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of a decoder of the Qwen3 architecture with tied embeddings; the vocabulary is the tokenizer's."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    mlp_width: int
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        return ModelConfig(
+            family="qwen3",
+            vocab_size=vocab_size,
+            norm_epsilon=1e-6,
+            rope_theta=10_000.0,
+            max_positions=512,
+            tied=True,
+            qkv_bias=False,
+            qk_norm=True,
+            **dataclasses.asdict(self),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainSettings:
     """``rows`` of ``width`` tokens a step, for ``steps`` steps, tiers in turn; written to ``folder``."""
 
@@ -34,7 +59,7 @@ class PretrainSettings:
     steps: int
     rows: int
     width: int
-    model: ModelConfig
+    model: Sizes
     mix: Mix
     optimizer: OptimizerSettings
 
@@ -80,7 +105,8 @@ def pretrain(settings: PretrainSettings) -> Path:
     folder = Path(settings.folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = character_tokenizer(folder)
-    model = functions(settings.model)
+    config = settings.model.config(tokenizer.vocabulary_size)
+    model = functions(config)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     params = jax.jit(model.init)(jax.random.key(settings.seed))
     state = (params, optimizer.init(params))

@@ -28,7 +28,10 @@ class TrainingSettings:
 class EvaluationSettings:
     every: int
     source: str
+    tier: str
     split: str
+    question_key: str
+    answer_key: str
     problems: int
     samples: int
     temperature: float

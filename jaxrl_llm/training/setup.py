@@ -96,7 +96,7 @@ def training_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) ->
 
 
 def evaluation_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) -> list[Problem]:
-    """The first ``evaluation.problems`` rows of the held-out source, under the tier and the keys of ``data``.
+    """The first ``evaluation.problems`` rows of the held-out source.
 
     Raises:
       FileNotFoundError, ValueError: as for :func:`training_problems`; a prompt that is too long is always an error.
@@ -104,10 +104,10 @@ def evaluation_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) 
     problems = first(
         load_problems(
             settings.evaluation.source,
-            tier=settings.data.tier,
+            tier=settings.evaluation.tier,
             split=settings.evaluation.split,
-            question_key=settings.data.question_key,
-            answer_key=settings.data.answer_key,
+            question_key=settings.evaluation.question_key,
+            answer_key=settings.evaluation.answer_key,
         ),
         settings.evaluation.problems,
     )

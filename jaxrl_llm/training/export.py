@@ -1,0 +1,49 @@
+"""From a run's last checkpoint to a Hugging Face folder that transformers, vLLM and this library load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrl_llm.data import tokens
+from jaxrl_llm.models import hub, weights
+from jaxrl_llm.models.save import save
+from jaxrl_llm.sharding import MeshSettings, make_mesh
+from jaxrl_llm.training.checkpoint import FOLDER, Checkpoints
+
+
+def convert(run: Path, to: Path) -> Path:
+    """Writes the parameters of the last checkpoint in ``run``, in float32, with the tokenizer of the model it began
+    from.
+
+    Raises:
+      FileNotFoundError: no run, or no checkpoint in it.
+      FileExistsError: ``to`` holds something already.
+    """
+    file = run / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{run}: no run: looked for config.json")
+    if not (run / FOLDER).is_dir():
+        raise FileNotFoundError(f"{run}: no checkpoint yet: looked for {run / FOLDER}")
+    if to.exists() and any(to.iterdir()):
+        raise FileExistsError(f"--to {to} is not empty: choose another folder")
+    source = hub.resolve(json.loads(file.read_text())["model"]["source"])
+    config, tokenizer = hub.load_config(source), tokens.load(source)
+    mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1))
+    with Checkpoints(run, read_only=True) as checkpoints:
+        abstract = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            weights.abstract_params(config),
+            weights.shardings(config, mesh),
+        )
+        params = checkpoints.restore_params(abstract)
+    save(config, jax.device_get(params), to, dtype="float32", generation_config=_generation(tokenizer))
+    tokenizer.save(to)
+    return to
+
+
+def _generation(tokenizer: tokens.Tokenizer) -> dict[str, Any]:
+    return {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}

@@ -1,0 +1,84 @@
+"""A tiny random policy, rollouts of it and algorithms, for tests of sampling and training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl_llm import config
+from jaxrl_llm.algorithm import Algorithm
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.decoder import functions
+from jaxrl_llm.sampling.generate import generate
+from jaxrl_llm.sampling.keys import step_key
+from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.types import Rollout
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+VOCABULARY = 200  # more than one block of the inverse CDF
+CONFIG = ModelConfig(
+    family="qwen3",
+    vocab_size=VOCABULARY,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_size=8,
+    mlp_width=48,
+    norm_epsilon=1e-6,
+    rope_theta=1e4,
+    max_positions=128,
+    tied=False,
+    qkv_bias=False,
+    qk_norm=True,
+)
+MODEL = functions(CONFIG)
+PROMPTS = np.random.default_rng(0).integers(0, VOCABULARY, (4, 7)).astype(np.int32)
+LENGTHS = np.array([7, 4, 1, 5], np.int32)
+IDS = np.array([3, 11, 40, 5], np.int32)
+SAMPLES = 4
+STOPS = tuple(range(1, 9))
+PAD = 0
+PLAIN = Sampling(max_tokens=40, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, stop=())
+
+
+def params(seed: int = 0) -> dict[str, Any]:
+    """Random weights; the head is scaled up so that the distribution is far from flat."""
+    tree = MODEL.init(jax.random.key(seed))
+    tree["head"]["kernel"] *= 3.0
+    return tree
+
+
+def sample(
+    weights: Any,
+    sampling: Sampling = PLAIN,
+    *,
+    step: int = 0,
+    stops: tuple[int, ...] = STOPS,
+    prompts: Any = slice(None),
+    samples: int = SAMPLES,
+) -> Rollout:
+    """A rollout of 4 prompts × 4 samples, or of some of the prompts."""
+    return generate(
+        MODEL,
+        jax.jit(MODEL.prepare)(weights),
+        jnp.asarray(PROMPTS[prompts]),
+        jnp.asarray(LENGTHS[prompts]),
+        jnp.asarray(IDS[prompts]),
+        step_key(0, 0, step),
+        samples=samples,
+        sampling=sampling,
+        stop_ids=stops,
+        pad_id=PAD,
+    )
+
+
+def algorithm(recipe: str = "lite_ppo", **changes: Any) -> Algorithm:
+    """The algorithm of a recipe's config file, with some knobs changed."""
+    settings = config.parse(config.load(str(CONFIGS / f"{recipe}.py"), []))
+    return dataclasses.replace(settings.algorithm, **changes)

@@ -1,0 +1,153 @@
+"""One optimizer step: the same whatever the micro-batch and the mesh, and on-policy at the start."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrl_llm.models import weights as weight_tables
+from jaxrl_llm.models.decoder import prepared_shardings
+from jaxrl_llm.sampling.generate import generate
+from jaxrl_llm.sampling.keys import step_key
+from jaxrl_llm.sharding import MeshSettings, make_mesh, shard_rows
+from jaxrl_llm.training.step import init_state, make_batcher, make_scorer, make_slicer, make_update
+from tests import policies
+from tests.policies import CONFIG, IDS, LENGTHS, MODEL, PAD, PLAIN, PROMPTS, SAMPLES, STOPS
+
+ROWS = len(PROMPTS) * SAMPLES
+REWARDS = np.random.default_rng(5).integers(0, 2, ROWS).astype(np.float32)
+OPTIMIZER = optax.sgd(1.0)  # the change of a parameter is its gradient: nothing hides a wrong one
+
+
+@functools.cache
+def rollout():
+    return jax.device_get(policies.sample(policies.params()))
+
+
+def one_step(algorithm, *, micro_batches=1, chunk=10_000, rows=slice(None), optimizer=OPTIMIZER, start=None):
+    weights = policies.params() if start is None else start
+    taken = rollout()
+    ref = make_scorer(MODEL, PLAIN, micro_batches=2, chunk=chunk)(policies.params(1), taken)
+    batch, metrics = make_batcher(algorithm, PLAIN.max_tokens)(taken, REWARDS, taken.sampler_logprobs, ref)
+    batch = jax.tree.map(lambda x: x[rows], batch)
+    update = make_update(MODEL, algorithm, PLAIN, optimizer, micro_batches=micro_batches, chunk=chunk)
+    state, of_update = update(init_state(jax.tree.map(jnp.copy, weights), optimizer), batch)
+    return state.params, metrics | of_update
+
+
+def assert_same_params(got, wanted, tolerance):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        other = functools.reduce(lambda tree, key: tree[key.key], path, got)
+        np.testing.assert_allclose(other, leaf, atol=tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+RECIPES = ["lite_ppo", "grpo", "dapo", "reinforce"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_micro_batches_and_chunks_change_neither_loss_nor_update(recipe):
+    algorithm = policies.algorithm(recipe)
+    whole, metrics = one_step(algorithm)
+    parts, of_parts = one_step(algorithm, micro_batches=4, chunk=24)
+    assert_same_params(parts, whole, 2e-6)  # float32 sums in another order
+    for name, mean in metrics.items():
+        np.testing.assert_allclose(of_parts[name].value, mean.value, atol=1e-5, err_msg=name)
+
+
+def test_the_order_of_rows_changes_nothing():
+    whole, _ = one_step(policies.algorithm())
+    shuffled, _ = one_step(policies.algorithm(), rows=np.random.default_rng(0).permutation(ROWS))
+    assert_same_params(shuffled, whole, 2e-6)
+
+
+def test_on_policy_the_ratio_is_1_nothing_is_clipped_and_the_sampler_agrees():
+    _, metrics = one_step(policies.algorithm())
+    assert float(metrics["ratio"].value) == pytest.approx(1.0, abs=1e-5)
+    assert float(metrics["kl_sampler"].value) < 1e-9
+    assert metrics["clip_fraction_low"].value == metrics["clip_fraction_high"].value == 0
+
+
+def test_on_policy_the_clipped_gradient_is_the_reinforce_gradient():
+    clipped, _ = one_step(policies.algorithm())
+    plain, _ = one_step(policies.algorithm(surrogate="reinforce"))
+    assert_same_params(clipped, plain, 2e-6)
+
+
+def test_a_stop_token_has_a_gradient():
+    """Of a rollout whose advantages are 0 but at stop tokens, the stop tokens' own probabilities must rise."""
+    taken = rollout()
+    last = taken.mask & ~np.pad(taken.mask, ((0, 0), (0, 1)))[:, 1:] & ~taken.truncated[:, None]
+    algorithm = policies.algorithm(baseline="none", scale="none")
+    batch, _ = make_batcher(algorithm, PLAIN.max_tokens)(taken, np.ones(ROWS), taken.sampler_logprobs, None)
+    batch = dataclasses.replace(batch, advantages=jnp.where(last, 1.0, 0.0))
+    update = make_update(MODEL, algorithm, PLAIN, optax.sgd(0.1), micro_batches=1, chunk=10_000)
+    state, _ = update(init_state(policies.params(), optax.sgd(0.1)), batch)
+    scorer = make_scorer(MODEL, PLAIN, micro_batches=1, chunk=10_000)
+    before, after = scorer(policies.params(), taken), scorer(state.params, taken)
+    assert last.any() and float(jnp.sum((after - before) * last)) > 0.01
+
+
+def test_a_slice_has_the_weights_of_its_own_step():
+    taken = rollout()
+    algorithm = policies.algorithm()
+    batch, _ = make_batcher(algorithm, PLAIN.max_tokens)(taken, REWARDS, taken.sampler_logprobs, None)
+    part = make_slicer(algorithm, PLAIN.max_tokens)(batch, taken.prompt_id, np.arange(8))
+    assert float(part.weights.sum()) == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_array_equal(part.advantages, batch.advantages[:8])
+
+
+MESHES = [(1, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2)]
+
+
+def trained_on(mesh_sizes: tuple[int, int, int]):
+    """Two steps of sampling and updating on a mesh: the texts, the losses, and the parameters."""
+    settings = MeshSettings(*mesh_sizes)
+    mesh = make_mesh(settings, jax.devices()[: int(np.prod(mesh_sizes))])
+    algorithm = policies.algorithm()
+    optimizer = optax.adamw(1e-3)
+    with jax.set_mesh(mesh):
+        weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
+        prepare = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))
+        update = make_update(MODEL, algorithm, PLAIN, optimizer, micro_batches=2, chunk=64)
+        batcher = make_batcher(algorithm, PLAIN.max_tokens)
+        state = init_state(weights, optimizer)
+        texts, losses = [], []
+        for step in range(2):
+            taken = generate(
+                MODEL,
+                prepare(state.params),
+                *shard_rows((PROMPTS, LENGTHS, IDS), mesh),
+                step_key(0, 0, step),
+                samples=SAMPLES,
+                sampling=PLAIN,
+                stop_ids=STOPS,
+                pad_id=PAD,
+            )
+            taken = shard_rows(jax.device_get(taken), mesh)
+            batch, _ = batcher(taken, REWARDS, taken.sampler_logprobs, None)
+            state, metrics = update(state, batch)
+            texts.append(np.asarray(taken.tokens))
+            losses.append(float(metrics["loss"].value))
+    return texts, losses, jax.device_get(state.params)
+
+
+@functools.cache
+def trained_on_one_device():
+    return trained_on(MESHES[0])
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:], ids=["fsdp8", "fsdp2-tensor4", "data2-fsdp2-tensor2"])
+def test_a_mesh_of_eight_devices_gives_one_devices_texts_losses_and_parameters(sizes):
+    texts, losses, weights = trained_on(sizes)
+    wanted_texts, wanted_losses, wanted = trained_on_one_device()
+    for text, other in zip(texts, wanted_texts, strict=True):
+        np.testing.assert_array_equal(text, other)
+    np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
+    # Adam divides by the root of the squared gradient: a gradient of float32 noise moves a weight by up to the rate
+    assert_same_params(weights, wanted, 2e-4)
