@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.compilation import quick_jit
 from tests.reference_kinds import advantages, aggregation, mismatch, policy, rewards
 
 Outputs = dict[str, Any]
@@ -80,16 +81,18 @@ def evaluate(kind: str, params: dict[str, Any], inputs: dict[str, np.ndarray]) -
         arrays = {name: jnp.asarray(array) for name, array in inputs.items()}
         if "mask" in arrays:
             arrays["mask"] = arrays["mask"].astype(bool)
-        gradients = {}
-        if kind in GRADIENTS:
-            of, with_respect_to = GRADIENTS[kind]
+        results = quick_jit(lambda arrays: _differentiated(kind, params, arrays))(arrays)
+        return jax.tree.map(np.asarray, results)
 
-            def scalar(x: jax.Array) -> tuple[jax.Array, Outputs]:
-                outputs = KINDS[kind](arrays | {with_respect_to: x}, **params)
-                return outputs[of], outputs
 
-            (_, outputs), gradient = jax.value_and_grad(scalar, has_aux=True)(arrays[with_respect_to])
-            gradients[with_respect_to] = np.asarray(gradient)
-        else:
-            outputs = KINDS[kind](arrays, **params)
-        return {name: np.asarray(value) for name, value in outputs.items()}, gradients
+def _differentiated(kind: str, params: dict[str, Any], arrays: dict[str, jax.Array]) -> tuple[Outputs, Outputs]:
+    if kind not in GRADIENTS:
+        return KINDS[kind](arrays, **params), {}
+    of, with_respect_to = GRADIENTS[kind]
+
+    def scalar(x: jax.Array) -> tuple[jax.Array, Outputs]:
+        outputs = KINDS[kind](arrays | {with_respect_to: x}, **params)
+        return outputs[of], outputs
+
+    (_, outputs), gradient = jax.value_and_grad(scalar, has_aux=True)(arrays[with_respect_to])
+    return outputs, {with_respect_to: gradient}

@@ -8,18 +8,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
 from configs.base import get_config
 from jaxrl_llm.algorithm import Advantages, Algorithm, advantages, loss_weights, policy_loss
 from jaxrl_llm.types import Metrics, TrainBatch
 
-few = settings(max_examples=10, deadline=None, derandomize=True, database=None)
+few = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],  # a seed cannot be shrunk
+)
 
 BASE = Algorithm(**get_config().to_dict()["algorithm"])
 MAX_TOKENS = 7
-ROWS, WIDTH = 7, 5
+ROWS, WIDTH = 6, 5
 FLOATS = ("advantages", "old_logprobs", "sampler_logprobs", "weights", "ref_logprobs")
 
 
@@ -71,7 +77,7 @@ def algorithms(draw: st.DrawFn) -> Algorithm:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step's rows, all [ROWS, WIDTH] or [ROWS]: unordered groups of 3, 2 and 2, a mask with gaps."""
+    """One step's rows, all [ROWS, WIDTH] or [ROWS]: unordered groups of 3, 2 and 1, a mask with gaps."""
 
     rewards: np.ndarray
     prompt_id: np.ndarray
@@ -120,7 +126,7 @@ def step(seed: int, *, binary: bool = False, unscored: bool = False) -> Step:
 
     return Step(
         rewards=rewards,
-        prompt_id=rng.permutation(np.array([11, 11, 11, 4, 4, 903, 903], np.int32)),
+        prompt_id=rng.permutation(np.array([11, 11, 11, 4, 4, 903], np.int32)),
         mask=mask,
         truncated=rng.random(ROWS) < 0.3,
         logprobs=logprobs,
@@ -148,9 +154,12 @@ class Result(NamedTuple):
     metrics: Metrics
 
 
-def differentiate(a: Algorithm, logprobs, entropy, batch: TrainBatch) -> Result:
-    def loss(inputs: tuple[jax.Array, jax.Array]):
-        return policy_loss(a, inputs[0], inputs[1], batch)
+def differentiate(a: Algorithm, logprobs: Any, entropy: Any, batch: TrainBatch) -> Result:
+    """Eagerly: the operations of many algorithms compile once each, which is quicker than one program for each."""
 
-    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)((jnp.asarray(logprobs), jnp.asarray(entropy)))
+    def loss(logprobs: jax.Array, entropy: jax.Array) -> tuple[jax.Array, Metrics]:
+        return policy_loss(a, logprobs, entropy, batch)
+
+    function = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (value, metrics), gradients = function(jnp.asarray(logprobs), jnp.asarray(entropy))
     return Result(float(value), np.asarray(gradients[0]), np.asarray(gradients[1]), metrics)

@@ -55,6 +55,20 @@ def test_equal_rewards_of_a_group_give_exactly_no_advantage_beside_other_groups(
             assert np.all(values[3:] != 0)
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "batch_centered"])
+def test_where_nothing_spreads_the_scale_leaves_nothing_and_never_divides_by_epsilon_alone(scale: str):
+    rewards = np.full(6, 0.1, np.float32)
+    a = algorithm(baseline="none", scale=scale)
+    assert not np.any(row_advantages(a, rewards, np.array([5, 5, 5, 8, 8, 8])))
+
+
+def test_equal_advantages_are_whitened_to_exactly_nothing():
+    rewards = np.full(11, 0.1, np.float32)
+    for epsilon in (0.0, 1e-6):
+        a = algorithm(whiten=True, scale_epsilon=epsilon)
+        assert not np.any(row_advantages(a, rewards, np.arange(11)))
+
+
 @few
 @given(steps(), st.sampled_from([0.5, 2.0, 10.0]), st.sampled_from([-1.0, 0.0, 3.0]))
 def test_normalized_advantages_ignore_an_affine_map_of_the_reward(s: Step, factor: float, shift: float):
@@ -106,7 +120,7 @@ def test_integer_and_half_precision_rewards_are_treated_as_floats():
 def test_a_row_without_a_score_leaves_the_others_as_if_it_were_not_there(a: Algorithm, s: Step):
     rewards = s.rewards.copy()
     rewards[2] = np.nan
-    others = np.array([0, 1, 3, 4, 5, 6])
+    others = np.array([0, 1, 3, 4, 5])
     full = dataclasses.replace(s, rewards=rewards)
     rest = Step(**{field.name: getattr(full, field.name)[others] for field in dataclasses.fields(s)})
     result, without = full.advantages(a), rest.advantages(a)
@@ -132,7 +146,7 @@ def test_filters_act_on_the_mask_and_leave_the_statistics_alone():
         np.testing.assert_array_equal(filtered.values, plain.values)
     filtered = s.advantages(dataclasses.replace(LITE_PPO, overlong_filter=True))
     np.testing.assert_array_equal(filtered.mask, s.mask & ~s.truncated[:, None])
-    assert filtered.metrics["overlong_filtered"].value == np.float32(4 / 7)
+    assert filtered.metrics["overlong_filtered"].value == np.float32(0.5)
 
 
 def test_whitened_advantages_have_mean_zero_and_std_one_over_tokens():

@@ -1,0 +1,24 @@
+"""``jax.jit`` for tests that compile much and run each program once: half the time, the same formulas."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_CHEAP = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def _options() -> dict[str, Any] | None:
+    try:
+        jax.jit(lambda x: x, compiler_options=_CHEAP)(0)
+    except Exception:  # a compiler that does not know the options: slower, and as good
+        return None
+    return _CHEAP
+
+
+def quick_jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    return jax.jit(function, compiler_options=_options(), **settings)
