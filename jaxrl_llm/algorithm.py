@@ -21,6 +21,8 @@ from jaxrl_llm.knobs import Algorithm, check
 from jaxrl_llm.types import Array, Mean, Metrics, TrainBatch
 
 __all__ = [
+    "KL_CLAMP",
+    "LOG_RATIO_CLAMP",
     "Advantages",
     "Algorithm",
     "advantages",
