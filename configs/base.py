@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     c.data = ConfigDict()
     # "task:NAME" (built in), "jsonl:PATH" (one file), or "hub:NAME" (a Hugging Face dataset)
     c.data.source = "task:chain_sum"
-    c.data.tier = "medium"  # easy, medium, hard; built-in tasks only
+    c.data.tier = "easy"  # easy, medium, hard; built-in tasks only
     c.data.split = "train"  # of the source; built-in tasks have train and held_out
     c.data.question_key = "question"  # of a row; jsonl and hub
     c.data.answer_key = "answer"
@@ -103,7 +103,7 @@ def get_config() -> ConfigDict:
     c.evaluation = ConfigDict()
     c.evaluation.every = 20  # rollout steps; also before the first and after the last; 0: never
     c.evaluation.source = "task:chain_sum"  # as data.source
-    c.evaluation.tier = "medium"
+    c.evaluation.tier = "easy"
     c.evaluation.split = "held_out"
     c.evaluation.question_key = "question"
     c.evaluation.answer_key = "answer"

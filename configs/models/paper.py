@@ -4,7 +4,7 @@ Prompts, samples, lengths, sampling, learning rate and warm-up are the paper's. 
 a rollout feeds (its clip experiments need more than one; four here), the optimizer (AdamW) and the gradient norm
 (1.0): these are the defaults of ROLL, the code it ran on. Its benchmarks are scored with 8 samples a problem.
 
-Data: DeepMath-103K, the pool of the paper's Medium and Hard tiers, less 500 rows for evaluation. The tiers themselves
+Data: DeepMath-103K, the pool of the paper's Medium and Hard tiers; evaluation on MATH-500. The tiers themselves
 are 5,000 rows each: Easy from hkust-nlp/SimpleRL-Zoo-Data (GSM8K and MATH level 1), Medium the easiest of DeepMath by
 its `difficulty`, Hard drawn from it in proportion to `difficulty`; few rows answered True or False. Write them to JSON
 lines and give --config.data.source=jsonl:FILE.
@@ -22,7 +22,7 @@ def get_config():
     c.model.remat = "layer"
 
     c.data.source = "hub:zwhe99/DeepMath-103K"
-    c.data.split = "train[500:]"
+    c.data.split = "train"
     c.data.answer_key = "final_answer"
     c.data.template = "chat"
     c.data.system = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -48,8 +48,9 @@ def get_config():
     c.training.mini_batches = 4
     c.training.micro_batch = 64
 
-    c.evaluation.source = "hub:zwhe99/DeepMath-103K"
-    c.evaluation.split = "train[:500]"
+    c.evaluation.source = "hub:HuggingFaceH4/MATH-500"  # one of the paper's six benchmarks
+    c.evaluation.split = "test"
+    c.evaluation.question_key = "problem"
     c.evaluation.problems = 500
     c.evaluation.samples = 8
     return c

@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.folder = "runs/tiny_base"
     c.seed = 0
-    c.steps = 1300
+    c.steps = 800
     c.rows = 26  # of packed text a step
     c.width = 160  # tokens of a row; the longest text of the hard tier has 159
 

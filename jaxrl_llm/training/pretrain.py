@@ -123,7 +123,6 @@ def pretrain(settings: PretrainSettings) -> Path:
         state, loss = step(state, *pack(stream, settings.rows, settings.width))
         if count % 50 == 0 or count == settings.steps:
             print(f"step {count}/{settings.steps}  loss {loss:.4f}  {time.perf_counter() - begun:.0f} s", flush=True)
-    save(
-        settings.model, state[0], folder, dtype="bfloat16", generation_config={"eos_token_id": list(tokenizer.stop_ids)}
-    )
+        if count % 200 == 0 or count == settings.steps:  # what is earned is kept, should the run be stopped
+            save(config, state[0], folder, dtype="bfloat16", generation_config={"eos_token_id": tokenizer.stop_ids[0]})
     return folder

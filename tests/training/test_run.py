@@ -52,7 +52,7 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 def start(folder: Path, run_dir: Path, *changes: str) -> subprocess.Popen:
-    """`jaxrl-llm train` on one device; first_number gives a random model a reward now and then."""
+    """`jaxrl-llm train` on one device."""
     keys = {
         "model.source": folder,
         "run_dir": run_dir,
@@ -61,6 +61,7 @@ def start(folder: Path, run_dir: Path, *changes: str) -> subprocess.Popen:
         "data.prompts_per_step": 4,
         "data.samples_per_prompt": 4,
         "reward.answer_format": "first_number",
+        "reward.wrong": 0.5,  # any number is worth something: a random model has a gradient
         "sampling.max_tokens": 16,
         "training.mini_batches": 2,
         "optimizer.learning_rate": 1e-2,
