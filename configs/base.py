@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # seeds prompts' order and every sampled token
     c.run_dir = "runs/base"  # checkpoints, metrics, samples and the report go here
-    c.steps = 100  # rollout steps
+    c.steps = 60  # rollout steps
 
     c.model = ConfigDict()
     # "embedded:tiny" (in the package), a Hugging Face folder or Hub id, a .gguf file, or "package:NAME/FILE.gguf"
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     c.data.samples_per_prompt = 8  # G
 
     c.sampling = ConfigDict()
-    c.sampling.max_tokens = 64  # T, tokens of a completion
+    c.sampling.max_tokens = 48  # T, tokens of a completion
     c.sampling.temperature = 1.0
     c.sampling.top_k = 0  # tokens kept; 0 keeps all
     c.sampling.top_p = 1.0  # mass kept; 1 keeps all
@@ -80,8 +80,8 @@ def get_config() -> ConfigDict:
     c.algorithm.resample_rounds = 1  # rollouts a step may take to fill the batch with kept groups; 1: never refill
 
     c.optimizer = ConfigDict()
-    c.optimizer.learning_rate = 1e-6
-    c.optimizer.warmup_steps = 0  # optimizer steps of linear warm-up
+    c.optimizer.learning_rate = 5e-5  # for the embedded model; models a thousand times its size take 1e-6
+    c.optimizer.warmup_steps = 10  # optimizer steps of linear warm-up
     c.optimizer.schedule = "constant"  # after the warm-up: constant, linear or cosine decay to 0 at the last step
     c.optimizer.beta1 = 0.9
     c.optimizer.beta2 = 0.999

@@ -11,10 +11,9 @@ from configs import lite_ppo
 def get_config():
     c = lite_ppo.get_config()
     c.run_dir = "runs/quickstart"
-    c.steps = 100
-    c.sampling.max_tokens = 48  # the longest worked solution of the easy tier has 24
-    c.optimizer.learning_rate = 1e-4
-    c.optimizer.warmup_steps = 40  # ten rollouts: Adam's first steps are as large for noise as for signal
+    c.steps = 110
+    c.data.prompts_per_step = 32
+    c.training.mini_batches = 2
     c.optimizer.clip_norm = 1.0
     c.evaluation.problems = 128
     c.evaluation.samples = 8

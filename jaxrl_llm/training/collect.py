@@ -6,12 +6,12 @@ import collections
 import time
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxrl_llm.algorithm import Algorithm, keep_groups
+from jaxrl_llm.algorithm import keep_groups
 from jaxrl_llm.data.prompts import DataSettings, Problem, PromptStream
 from jaxrl_llm.data.templates import encode_prompts
 from jaxrl_llm.rewards.combine import Judge
@@ -19,6 +19,7 @@ from jaxrl_llm.rewards.equivalence import Outcome
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.types import Array, Params, Rollout
 
@@ -152,16 +153,8 @@ def join(parts: Sequence[Completions]) -> Completions:
 
 
 def collect(
-    session: Session,
-    prepared: Params,
-    stream: PromptStream,
-    data: DataSettings,
-    algorithm: Algorithm,
-    judge: Judge,
-    key: Array,
-    *,
-    sampling: Sampling,
-) -> tuple[Completions, dict[str, Any]]:
+    session: Session, prepared: Params, stream: PromptStream, settings: Settings, judge: Judge, key: Array
+) -> tuple[Completions, dict[str, float]]:
     """The completions that a step learns from, and counts for the log.
 
     With a group filter and ``resample_rounds`` above 1, prompts are drawn until the batch holds nothing but groups that
@@ -169,6 +162,7 @@ def collect(
     What is then still missing is filled with groups that were not kept: they have no gradient, and shapes stay.
     The filter reads the rewards as judged, before any shaping.
     """
+    data, algorithm = settings.data, settings.algorithm
     count, samples = data.prompts_per_step, data.samples_per_prompt
     kept: list[Completions] = []
     dropped: list[Completions] = []
@@ -178,7 +172,7 @@ def collect(
         fresh = stream.next(count)
         ids = prompt_ids([*drawn, *fresh])[len(drawn) :]
         drawn += fresh
-        part = complete(session, prepared, fresh, ids, data, judge, key, samples=samples, sampling=sampling)
+        part = complete(session, prepared, fresh, ids, data, judge, key, samples=samples, sampling=settings.sampling)
         keeps = np.asarray(keep_groups(algorithm, part.rewards, part.rollout.prompt_id))[::samples]
         kept.append(part.groups(np.flatnonzero(keeps)))
         dropped.append(part.groups(np.flatnonzero(~keeps)))

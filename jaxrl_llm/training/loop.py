@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm.algorithm import needs_reference
-from jaxrl_llm.data.prompts import PromptStream
+from jaxrl_llm.data.prompts import Problem, PromptStream
 from jaxrl_llm.evaluation.evaluate import evaluate
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
@@ -21,67 +21,49 @@ from jaxrl_llm.sharding import shard_rows
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.collect import Completions, collect, trim
 from jaxrl_llm.training.log import RunLog
-from jaxrl_llm.training.optimizer import learning_rate, make_optimizer
 from jaxrl_llm.training.settings import Settings
-from jaxrl_llm.training.setup import evaluation_problems, open_session, training_problems
-from jaxrl_llm.training.step import (
-    add_metrics,
-    init_state,
-    make_batcher,
-    make_scorer,
-    make_slicer,
-    make_update,
-)
-from jaxrl_llm.types import Metrics
+from jaxrl_llm.training.setup import Session, evaluation_problems, open_session, training_problems
+from jaxrl_llm.training.step import Programs, add_metrics, init_state, make_programs
+from jaxrl_llm.types import Metrics, Params, TrainState
 
 
 def train(settings: Settings, *, config: dict[str, Any]) -> Path:
     """Runs, or goes on with, the run in ``settings.run_dir``, and returns that folder.
 
+    The folder is claimed only after model and data have loaded: a mistake leaves nothing behind.
+
     Args:
       settings: checked by `config.check`.
       config: the same as plain values; the folder belongs to it, and a folder of another config is refused.
     """
-    with (
-        RunLog(settings.run_dir, config, tensorboard=settings.log.tensorboard) as log,
-        Judge(settings.reward) as judge,
-    ):
+    with Judge(settings.reward) as judge:
         session = open_session(settings)
-        with jax.set_mesh(session.mesh), Checkpoints(settings.run_dir, keep=settings.checkpoint.keep) as checkpoints:
-            _train(settings, session, judge, log, checkpoints)
+        problems, dropped = training_problems(settings, session.tokenizer, judge)
+        held_out = evaluation_problems(settings, session.tokenizer, judge) if settings.evaluation.every else []
+        with (
+            RunLog(settings.run_dir, config, tensorboard=settings.log.tensorboard) as log,
+            jax.set_mesh(session.mesh),
+            Checkpoints(settings.run_dir, keep=settings.checkpoint.keep) as checkpoints,
+        ):
+            if dropped:
+                log.console(f"{dropped} prompts longer than data.max_prompt_tokens were dropped")
+            _train(settings, session, PromptStream(problems, settings.seed), held_out, judge, log, checkpoints)
     return Path(settings.run_dir)
 
 
-def _train(settings: Settings, session: Any, judge: Judge, log: RunLog, checkpoints: Checkpoints) -> None:
-    algorithm, training = settings.algorithm, settings.training
-    problems, dropped = training_problems(settings, session.tokenizer, judge)
-    held_out = evaluation_problems(settings, session.tokenizer, judge) if settings.evaluation.every else []
-    if dropped:
-        log.console(f"{dropped} prompts longer than data.max_prompt_tokens were dropped")
-    stream = PromptStream(problems, settings.seed)
-
-    rows = settings.data.prompts_per_step * settings.data.samples_per_prompt
-    updates = training.epochs * training.mini_batches  # optimizer steps of a rollout
-    rows_of_pass = training.micro_batch or rows // training.mini_batches
-    optimizer = make_optimizer(settings.optimizer, settings.steps * updates)
-    rate = learning_rate(settings.optimizer, settings.steps * updates)
-    max_tokens = settings.sampling.max_tokens
-    scorer = make_scorer(
-        session.model, settings.sampling, micro_batches=rows // rows_of_pass, chunk=training.score_chunk
-    )
-    batcher, slicer = make_batcher(algorithm, max_tokens), make_slicer(algorithm, max_tokens)
-    update = make_update(
-        session.model,
-        algorithm,
-        settings.sampling,
-        optimizer,
-        micro_batches=rows // training.mini_batches // rows_of_pass,
-        chunk=training.score_chunk,
-    )
-
+def _train(
+    settings: Settings,
+    session: Session,
+    stream: PromptStream,
+    held_out: list[Problem],
+    judge: Judge,
+    log: RunLog,
+    checkpoints: Checkpoints,
+) -> None:
+    programs = make_programs(settings, session.model)
     # The update donates its state, so a reference policy keeps a copy of the parameters that the run starts from.
-    reference = jax.tree.map(jnp.copy, session.params) if needs_reference(algorithm) else None
-    state = init_state(session.params, optimizer)
+    reference = jax.tree.map(jnp.copy, session.params) if needs_reference(settings.algorithm) else None
+    state = init_state(session.params, programs.optimizer)
     start = checkpoints.latest or 0
     if start:
         state, extra = checkpoints.restore(start, state)
@@ -97,52 +79,57 @@ def _train(settings: Settings, session: Any, judge: Judge, log: RunLog, checkpoi
 
     for step in range(start + 1, settings.steps + 1):
         begun = time.perf_counter()
-        completions, counts = collect(
-            session,
-            prepared,
-            stream,
-            settings.data,
-            algorithm,
-            judge,
-            step_key(settings.seed, ROLLOUT, step),
-            sampling=settings.sampling,
-        )
+        key = step_key(settings.seed, ROLLOUT, step)
+        completions, counts = collect(session, prepared, stream, settings, judge, key)
         sampled = time.perf_counter()
-        rollout = shard_rows(trim(completions.rollout), session.mesh)
-        old = scorer(state.params, rollout) if algorithm.old_logprobs == "trainer" else rollout.sampler_logprobs
-        ref = None if reference is None else scorer(reference, rollout)
-        batch, metrics = batcher(rollout, completions.rewards, old, ref)
-        totals: Metrics | None = None
-        for chosen in _mini_batches(settings, step):
-            part = shard_rows(slicer(batch, rollout.prompt_id, chosen), session.mesh)
-            state, of_update = update(state, part)
-            totals = of_update if totals is None else add_metrics(totals, of_update)
-        assert totals is not None
+        state, means = _learn(step, settings, session, programs, state, reference, completions)
         prepared = session.prepare(state.params)
-        means = jax.device_get({name: mean.value for name, mean in (metrics | totals).items()})
-        values: dict[str, float] = {name: float(mean) for name, mean in means.items()}
-        values |= counts | _outcomes(completions)
-        values["learning_rate"] = float(rate(step * updates - 1))  # of the last optimizer step
-        updated = time.perf_counter()
+        values = means | counts | _outcomes(completions)
+        values["learning_rate"] = float(programs.learning_rate(int(state.step) - 1))  # of the last optimizer step
+        seconds = time.perf_counter() - begun
 
-        last = step == settings.steps
         log.metrics(step, values)
         tokens = float(completions.rollout.mask.sum() + completions.rollout.prompt_length.sum())
         log.speed(
             step,
             {
-                "seconds": updated - begun,
+                "seconds": seconds,
                 "rollout_seconds": sampled - begun - completions.judge_seconds,
                 "reward_seconds": completions.judge_seconds,
-                "update_seconds": updated - sampled,
-                "tokens_per_second": tokens / (updated - begun),
+                "update_seconds": seconds - (sampled - begun),
+                "tokens_per_second": tokens / seconds,
             },
         )
+        last = step == settings.steps
         if held_out and (last or step % settings.evaluation.every == 0):
             accuracy = _evaluate(step, session, prepared, held_out, settings, judge, log)
-        log.console(_progress(step, settings.steps, values, accuracy, tokens / (updated - begun)))
+        log.console(_progress(step, settings.steps, values, accuracy, tokens / seconds))
         if last or (settings.checkpoint.every and step % settings.checkpoint.every == 0):
             checkpoints.save(step, state, {"stream": stream.state(), "log": log.position()})
+
+
+def _learn(
+    step: int,
+    settings: Settings,
+    session: Session,
+    programs: Programs,
+    state: TrainState,
+    reference: Params | None,
+    completions: Completions,
+) -> tuple[TrainState, dict[str, float]]:
+    """All optimizer steps of one rollout; the state after them, and the means of the rollout and of its updates."""
+    rollout = shard_rows(trim(completions.rollout), session.mesh)
+    from_trainer = settings.algorithm.old_logprobs == "trainer"
+    old = programs.score(state.params, rollout) if from_trainer else rollout.sampler_logprobs
+    ref = None if reference is None else programs.score(reference, rollout)
+    batch, metrics = programs.batch(rollout, completions.rewards, old, ref)
+    totals: Metrics = {}
+    for rows in _mini_batches(settings, step):
+        part = shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh)
+        state, of_update = programs.update(state, part)
+        totals = add_metrics(totals, of_update) if totals else of_update
+    means = jax.device_get({name: mean.value for name, mean in (metrics | totals).items()})
+    return state, {name: float(mean) for name, mean in means.items()}
 
 
 def _mini_batches(settings: Settings, step: int) -> list[np.ndarray]:
@@ -165,7 +152,13 @@ def _outcomes(completions: Completions) -> dict[str, float]:
 
 
 def _evaluate(
-    step: int, session: Any, prepared: Any, held_out: Any, settings: Settings, judge: Judge, log: RunLog
+    step: int,
+    session: Session,
+    prepared: Params,
+    held_out: list[Problem],
+    settings: Settings,
+    judge: Judge,
+    log: RunLog,
 ) -> float:
     """Evaluates, logs, and returns avg@k."""
     result = evaluate(session, prepared, held_out, settings, judge)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,9 @@ from jaxrl_llm.algorithm import (
     shape_rewards,
 )
 from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.training.optimizer import learning_rate, make_optimizer
 from jaxrl_llm.training.score import score
+from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.types import Array, Mean, Metrics, Model, Params, Rollout, TrainBatch, TrainState
 
 
@@ -103,7 +105,7 @@ def make_batcher(algorithm: Algorithm, max_tokens: int) -> Callable[..., tuple[T
     return batcher
 
 
-def make_slicer(algorithm: Algorithm, max_tokens: int) -> Callable[[TrainBatch, Array, Array], TrainBatch]:
+def make_slicer(algorithm: Algorithm, max_tokens: int) -> Callable[[TrainBatch, Array, Any], TrainBatch]:
     """(batch, prompt_id [B], rows [b]) -> the rows of one optimizer step, with the weights of that step."""
 
     @jax.jit
@@ -158,3 +160,45 @@ def make_update(
         return TrainState(state.step + 1, params, state.frozen, opt_state), metrics  # type: ignore[arg-type]
 
     return jax.jit(update, donate_argnums=0)
+
+
+class Programs(NamedTuple):
+    """The functions of a run, each compiled at its first call.
+
+    Attributes:
+      learning_rate: optimizer step -> rate.
+      score, batch, slice, update: see `make_scorer`, `make_batcher`, `make_slicer`, `make_update`.
+    """
+
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    score: Callable[[Params, Rollout], Array]
+    batch: Callable[..., tuple[TrainBatch, Metrics]]
+    slice: Callable[[TrainBatch, Array, Any], TrainBatch]
+    update: Callable[[TrainState, TrainBatch], tuple[TrainState, Metrics]]
+
+
+def make_programs(settings: Settings, model: Model) -> Programs:
+    """The programs of a run for ``model``; scoring takes as many rows at a time as the update does."""
+    training, algorithm = settings.training, settings.algorithm
+    rows = settings.data.prompts_per_step * settings.data.samples_per_prompt
+    rows_of_update = rows // training.mini_batches
+    rows_of_pass = training.micro_batch or rows_of_update
+    total = settings.steps * training.epochs * training.mini_batches
+    optimizer = make_optimizer(settings.optimizer, total)
+    max_tokens = settings.sampling.max_tokens
+    return Programs(
+        optimizer,
+        learning_rate(settings.optimizer, total),
+        make_scorer(model, settings.sampling, micro_batches=rows // rows_of_pass, chunk=training.score_chunk),
+        make_batcher(algorithm, max_tokens),
+        make_slicer(algorithm, max_tokens),
+        make_update(
+            model,
+            algorithm,
+            settings.sampling,
+            optimizer,
+            micro_batches=rows_of_update // rows_of_pass,
+            chunk=training.score_chunk,
+        ),
+    )
