@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 ROW_AXES = ("data", "fsdp")  # mesh axes that rows of a batch are split over
@@ -93,14 +93,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def row_devices(mesh: Mesh) -> int:
+def row_devices(mesh: Mesh | AbstractMesh) -> int:
     """How many ways rows are split."""
     return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
 
 
 def constrain_rows(x: jax.Array) -> jax.Array:
-    """States that rows of ``x`` are split over data and fsdp, where a mesh is set (`jax.set_mesh`); else ``x``."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """States that rows of ``x`` are split over data and fsdp: where a mesh is set (`jax.set_mesh`) and divides them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % row_devices(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))
 

@@ -33,7 +33,13 @@ def test_an_override_may_stand_as_a_word_of_its_own_and_before_the_config(capsys
             "nearest: algorithm.clip_high",
         ),
         (
-            ["train", "--config", str(CONFIGS / "grpo.py"), "--config.data.samples_per_prompt=1"],
+            [
+                "train",
+                "--config",
+                str(CONFIGS / "grpo.py"),
+                "--config.data.samples_per_prompt=1",
+                "--config.training.mini_batches=1",
+            ],
             "samples_per_prompt = 1",
         ),
         (["train", "--config", str(CONFIGS / "grpo.py"), "--config.steps"], "--config.steps has no value"),

@@ -102,7 +102,7 @@ PLAIN = {
                 "baseline": "group",
                 "scale": "group",
                 "clip_high": 0.28,
-                "overlong_buffer": 12,
+                "overlong_buffer": 9,
                 "overlong_penalty": 1.0,
                 "group_filter": "zero_variance",
                 "resample_rounds": 10,

@@ -51,7 +51,7 @@ def test_grpo_divides_by_the_groups_std_and_adds_k3_to_the_loss():
 def test_dapo_clips_higher_penalizes_length_and_refills_the_batch():
     said = rows("dapo")
     assert said["Clip"] == "[1 − 0.2, 1 + 0.28] = [0.8, 1.28], the upper bound is its own (clip-higher)"
-    assert "nothing up to 52 tokens, the whole penalty at 64" in said["Overlong penalty"]
+    assert "nothing up to 39 tokens, the whole penalty at 48" in said["Overlong penalty"]
     assert "groups whose rewards are all equal" in said["Filters"]
     assert "up to 10 rollouts a step until the batch is full" in said["Filters"]
     assert "(token_mean)" in said["Denominator"]
@@ -94,7 +94,7 @@ def test_the_sampled_support_is_that_of_the_study():
         (["algorithm.dual_clip=3"], "Dual clip", "3 · |A_i|"),
         (["algorithm.entropy_coefficient=0.01"], "Token loss", "− 0.01·H"),
         (["algorithm.overlong_filter=true"], "Filters", "truncated completions get no gradient"),
-        (["algorithm.aggregation=constant"], "Denominator", "1/(64·B)"),
+        (["algorithm.aggregation=constant"], "Denominator", "1/(48·B)"),
         (["algorithm.aggregation=constant", "algorithm.aggregation_constant=100"], "Denominator", "1/(100·B)"),
         (["reward.truncated=-1"], "Reward", "a truncated completion is always -1"),
         (["optimizer.warmup_steps=5", "optimizer.schedule=linear"], "Optimizer", "5 steps of warm-up, then linear"),
