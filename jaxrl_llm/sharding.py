@@ -58,7 +58,7 @@ def mesh_shape(settings: MeshSettings, devices: int) -> tuple[int, int, int]:
     return tuple(devices // fixed if size == -1 else size for size in sizes.values())  # type: ignore[return-value]
 
 
-def make_mesh(settings: MeshSettings, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     """The mesh over ``devices`` (all of this process group's if None)."""
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(settings, len(devices))

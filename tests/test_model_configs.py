@@ -64,7 +64,8 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     params = weights.abstract_params(model_config)
-    state = TrainState(shape(dtype=jnp.int32), params, {}, jax.eval_shape(optimizer.init, params))
+    step = shape(dtype=jnp.int32)
+    state = TrainState(step, params, {}, jax.eval_shape(optimizer.init, params))  # type: ignore[arg-type]
     batch = TrainBatch(
         prompt_tokens=shape(rows, prompt_width, dtype=jnp.int32),  # type: ignore[arg-type]
         prompt_length=shape(rows, dtype=jnp.int32),  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class Decoder(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=c.layers,
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
         x, _ = layers(c, self.dtype, name="layers")(x, rotary_angles(c, positions), causal_mask(segments))
@@ -110,7 +110,7 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
 
     def init(key: Array) -> Params:
         probe = jnp.zeros((1, 1), jnp.int32)
-        return decoder.init(key, probe, probe, probe)["params"]
+        return decoder.init(key, probe, probe, probe)["params"]  # type: ignore[return-value]
 
     def apply(params: Params, tokens: Array, positions: Array, segments: Array) -> Array:
         return decoder.apply({"params": params}, tokens, positions, segments)  # type: ignore[return-value]

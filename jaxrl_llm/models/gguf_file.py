@@ -57,7 +57,7 @@ def read(path: Path) -> GgufFile:
     size = path.stat().st_size
     data = np.memmap(path, np.uint8, mode="r") if size else np.zeros(0, np.uint8)
     try:
-        cursor = _Cursor(memoryview(data))
+        cursor = _Cursor(memoryview(data))  # type: ignore[arg-type]
         if cursor.take(4) != b"GGUF":
             raise ValueError("it does not start with GGUF")
         version = cursor.scalar("I")

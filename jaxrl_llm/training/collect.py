@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import time
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm.algorithm import keep_groups
@@ -136,12 +138,11 @@ def join(parts: Sequence[Completions]) -> Completions:
         return parts[0]
     width = max(part.rollout.prompt_tokens.shape[1] for part in parts)
 
-    def widen(x: np.ndarray) -> np.ndarray:
-        return np.pad(x, ((0, 0), (0, width - x.shape[1])))
+    def widen(rollout: Rollout) -> Rollout:
+        tokens = np.asarray(rollout.prompt_tokens)
+        return dataclasses.replace(rollout, prompt_tokens=np.pad(tokens, ((0, 0), (0, width - tokens.shape[1]))))
 
-    rollouts = [
-        Rollout(**(vars(part.rollout) | {"prompt_tokens": widen(part.rollout.prompt_tokens)})) for part in parts
-    ]
+    rollouts = [widen(part.rollout) for part in parts]
     return Completions(
         jax.tree.map(lambda *arrays: np.concatenate(arrays), *rollouts),
         [problem for part in parts for problem in part.problems],
@@ -173,7 +174,7 @@ def collect(
         ids = prompt_ids([*drawn, *fresh])[len(drawn) :]
         drawn += fresh
         part = complete(session, prepared, fresh, ids, data, judge, key, samples=samples, sampling=settings.sampling)
-        keeps = np.asarray(keep_groups(algorithm, part.rewards, part.rollout.prompt_id))[::samples]
+        keeps = np.asarray(keep_groups(algorithm, jnp.asarray(part.rewards), part.rollout.prompt_id))[::samples]
         kept.append(part.groups(np.flatnonzero(keeps)))
         dropped.append(part.groups(np.flatnonzero(~keeps)))
         have += int(keeps.sum())
@@ -189,4 +190,4 @@ def trim(rollout: Rollout) -> Rollout:
     limit = rollout.tokens.shape[1]
     width = bucket(max(1, int(rollout.mask.any(axis=0).nonzero()[0].max(initial=0)) + 1), limit)
     columns = ("tokens", "mask", "sampler_logprobs")
-    return Rollout(**(vars(rollout) | {name: getattr(rollout, name)[:, :width] for name in columns}))
+    return dataclasses.replace(rollout, **{name: getattr(rollout, name)[:, :width] for name in columns})

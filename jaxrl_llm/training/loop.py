@@ -85,7 +85,9 @@ def _train(
         state, means = _learn(step, settings, session, programs, state, reference, completions)
         prepared = session.prepare(state.params)
         values = means | counts | _outcomes(completions)
-        values["learning_rate"] = float(programs.learning_rate(int(state.step) - 1))  # of the last optimizer step
+        values["learning_rate"] = float(
+            np.asarray(programs.learning_rate(int(state.step) - 1))
+        )  # of the last optimizer step
         seconds = time.perf_counter() - begun
 
         log.metrics(step, values)
