@@ -30,7 +30,6 @@ __all__ = [
     "keep_groups",
     "kl_estimate",
     "loss_weights",
-    "needs_entropy",
     "needs_reference",
     "policy_loss",
     "shape_rewards",
@@ -64,11 +63,6 @@ AGGREGATIONS = {
 def needs_reference(algorithm: Algorithm) -> bool:
     """Whether the starting policy must score the completions."""
     return algorithm.kl_placement != "none"
-
-
-def needs_entropy(algorithm: Algorithm) -> bool:
-    """Whether the loss needs the gradient of the entropy (as a metric it needs none)."""
-    return algorithm.entropy_coefficient != 0
 
 
 def shape_rewards(algorithm: Algorithm, rewards: Array, length: Array, *, max_tokens: int) -> Array:

@@ -173,7 +173,5 @@ def test_what_an_algorithm_needs_follows_from_its_knobs():
     placed = algorithm(kl_placement="reward", kl_estimator="k1", kl_coefficient=0.1)
     assert library.needs_reference(placed)
     assert not library.needs_reference(algorithm())
-    assert library.needs_entropy(algorithm(entropy_coefficient=0.1))
-    assert not library.needs_entropy(algorithm())
     estimate = library.kl_estimate(placed, jnp.array([-1.0, -50.0]), jnp.array([-1.5, -1.0]))
     np.testing.assert_allclose(estimate, [0.5, -10.0])  # held within 10 nats

@@ -1,0 +1,54 @@
+"""The embedded model: what it reads, that its making repeats, and that what is shipped is what the config says."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+
+import numpy as np
+
+from jaxrl_llm import config
+from jaxrl_llm.data import tokens
+from jaxrl_llm.models import hub, weights
+from jaxrl_llm.training.pretrain import PretrainSettings, Sizes, documents, pack, pretrain
+from tests.policies import CONFIGS
+
+
+def settings(**changes) -> PretrainSettings:
+    loaded = config.load(str(CONFIGS / "models" / "tiny_base.py"), [], PretrainSettings)
+    return dataclasses.replace(config.parse(loaded, PretrainSettings), **changes)
+
+
+def test_packed_rows_hold_whole_documents_each_a_segment_from_position_0():
+    tokens, positions, segments = pack(iter([[5, 6, 7], [8, 9], [1, 2, 3, 4], [3, 3]]), rows=2, width=6)
+    assert tokens.tolist() == [[5, 6, 7, 8, 9, 0], [3, 3, 0, 0, 0, 0]]
+    assert positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 0, 0]]
+    assert segments.tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]]
+
+
+def test_every_document_fits_a_row_and_ends_with_the_stop_token():
+    tokenizer = tokens.load(hub.resolve("embedded:tiny"))
+    texts = list(islice(documents(settings(), tokenizer), 300))
+    assert max(map(len, texts)) <= settings().width
+    assert all(text[-1] in tokenizer.stop_ids and not set(text[:-1]) & set(tokenizer.stop_ids) for text in texts)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(tmp_path):
+    sizes = Sizes(width=16, layers=1, heads=2, kv_heads=1, head_size=8, mlp_width=16)
+    small = settings(model=sizes, steps=2, rows=2)
+    small = dataclasses.replace(small, optimizer=dataclasses.replace(small.optimizer, warmup_steps=0))
+
+    def weights_of(name: str, seed: int) -> bytes:
+        folder = pretrain(dataclasses.replace(small, folder=str(tmp_path / name), seed=seed))
+        return (folder / "model.safetensors").read_bytes()
+
+    assert weights_of("a", 0) == weights_of("b", 0) != weights_of("c", 1)
+
+
+def test_the_shipped_model_is_the_one_of_the_config_and_small():
+    folder = hub.resolve("embedded:tiny")
+    model = hub.load_config(folder)
+    assert model == settings().model.config(model.vocab_size)
+    assert 1e6 <= weights.parameter_count(model) <= 3e6
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8 * 2**20
+    assert all(np.isfinite(x).all() for x in hub.load("embedded:tiny").params["embed"].values())
