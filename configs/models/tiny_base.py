@@ -2,7 +2,7 @@
 
 It reads chain_sum text of mixed quality, so that it knows the way to an answer but does not take it every time.
 Command: jaxrl-llm pretrain --config configs/models/tiny_base.py --config.folder=runs/tiny_base
-Hardware: two CPU cores, TO MEASURE minutes. The same seed gives the same weights on the same machine.
+Hardware: two CPU cores, 638 s beside other work. The same seed gives the same weights on the same machine.
 """
 
 from ml_collections import ConfigDict
