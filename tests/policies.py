@@ -12,8 +12,10 @@ import numpy as np
 
 from jaxrl_llm import config
 from jaxrl_llm.algorithm import Algorithm
+from jaxrl_llm.data.tokens import character_tokenizer
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.decoder import functions
+from jaxrl_llm.models.save import save
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.sampling.support import Sampling
@@ -45,6 +47,17 @@ SAMPLES = 4
 STOPS = tuple(range(1, 9))
 PAD = 0
 PLAIN = Sampling(max_tokens=40, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, stop=())
+
+
+def save_character_model(folder: Path) -> Path:
+    """A random model of a few thousand parameters with the embedded model's tokenizer, as a Hugging Face folder."""
+    tokenizer = character_tokenizer(folder)
+    small = dataclasses.replace(
+        CONFIG, vocab_size=tokenizer.vocabulary_size, width=16, layers=1, heads=2, kv_heads=1, mlp_width=32, tied=True
+    )
+    weights = functions(small).init(jax.random.key(0))
+    save(small, weights, folder, dtype="float32", generation_config={"eos_token_id": list(tokenizer.stop_ids)})
+    return folder
 
 
 def params(seed: int = 0) -> dict[str, Any]:

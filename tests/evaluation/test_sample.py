@@ -4,43 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import pytest
 
 from jaxrl_llm import cli
 from jaxrl_llm import config as configs
-from jaxrl_llm.data.tokens import character_tokenizer
 from jaxrl_llm.evaluation.sample import sample
-from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.decoder import functions
-from jaxrl_llm.models.save import save
+from tests.policies import save_character_model
 
 BASE = Path(__file__).resolve().parents[2] / "configs" / "base.py"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = character_tokenizer(folder)
-    config = ModelConfig(
-        family="qwen3",
-        vocab_size=tokenizer.vocabulary_size,
-        width=16,
-        layers=1,
-        heads=2,
-        kv_heads=1,
-        head_size=8,
-        mlp_width=16,
-        norm_epsilon=1e-6,
-        rope_theta=1e4,
-        max_positions=128,
-        tied=True,
-        qkv_bias=False,
-        qk_norm=True,
-    )
-    params = jax.jit(functions(config).init)(jax.random.key(0))
-    save(config, params, folder, dtype="float32", generation_config={"eos_token_id": list(tokenizer.stop_ids)})
-    return folder
+    return save_character_model(tmp_path_factory.mktemp("model"))
 
 
 def settings(folder: Path, *overrides: str):

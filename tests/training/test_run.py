@@ -14,13 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_llm.data.tokens import character_tokenizer
 from jaxrl_llm.models import hub
-from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.decoder import functions
-from jaxrl_llm.models.save import save
 from jaxrl_llm.training.export import convert
-from tests.policies import CONFIGS
+from tests.policies import CONFIGS, save_character_model
 
 STEPS = 6
 LIMIT_SECONDS = 240
@@ -28,31 +24,11 @@ LIMIT_SECONDS = 240
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = character_tokenizer(folder)
-    config = ModelConfig(
-        family="qwen3",
-        vocab_size=tokenizer.vocabulary_size,
-        width=16,
-        layers=1,
-        heads=2,
-        kv_heads=1,
-        head_size=8,
-        mlp_width=32,
-        norm_epsilon=1e-6,
-        rope_theta=1e4,
-        max_positions=128,
-        tied=True,
-        qkv_bias=False,
-        qk_norm=True,
-    )
-    params = functions(config).init(jax.random.key(0))
-    save(config, params, folder, dtype="float32", generation_config={"eos_token_id": list(tokenizer.stop_ids)})
-    return folder
+    return save_character_model(tmp_path_factory.mktemp("model"))
 
 
-def start(folder: Path, run_dir: Path, *changes: str) -> subprocess.Popen:
-    """`jaxrl-llm train` on one device."""
+def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1) -> subprocess.Popen:
+    """`jaxrl-llm train` on so many fake devices."""
     keys = {
         "model.source": folder,
         "run_dir": run_dir,
@@ -73,7 +49,7 @@ def start(folder: Path, run_dir: Path, *changes: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "jaxrl_llm.cli", "train", "--config", str(CONFIGS / "lite_ppo.py")]
     command += [f"--config.{key}={value}" for key, value in keys.items()]
     command += [f"--config.{change}" for change in changes]
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent
     )
@@ -139,6 +115,19 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(whole_run, m
     whole, resumed = exported(whole_run, tmp_path / "a"), exported(run_dir, tmp_path / "b")
     for path, leaf in whole.items():
         np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
+
+
+def test_the_same_run_on_eight_devices_has_the_same_rewards_and_losses(whole_run, model_folder, tmp_path):
+    finish(start(model_folder, tmp_path, "mesh.fsdp=4", "mesh.tensor=2", "steps=2", devices=8))
+
+    def first_steps(run_dir: Path) -> list[dict]:
+        rows = [json.loads(line) for line in lines(run_dir / "metrics.jsonl")]
+        return [row for row in rows if "reward" in row and row["step"] <= 2]
+
+    for got, wanted in zip(first_steps(tmp_path), first_steps(whole_run), strict=True):
+        assert got["reward"] == wanted["reward"] and got["length"] == wanted["length"], "the same texts"
+        for name in ("loss", "gradient_norm", "entropy"):  # float32 sums over eight devices
+            assert got[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
 
 
 def test_a_folder_that_holds_another_configs_run_is_not_touched(whole_run, model_folder):
