@@ -13,7 +13,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 
 # How glibc should keep the large blocks that XLA asks for at every step on a CPU: from the heap, in huge pages, never
-# handed back in between. As it comes, a step faults its memory in again page by page, for a third of its time (benchmarks/cpu.py).
+# handed back in between. As it comes, a third of a step goes into faulting its memory in again (benchmarks/cpu.py).
 _MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
