@@ -165,24 +165,26 @@ def collect(
     """
     data, algorithm = settings.data, settings.algorithm
     count, samples = data.prompts_per_step, data.samples_per_prompt
-    kept: list[Completions] = []
-    dropped: list[Completions] = []
+    parts: list[Completions] = []
     drawn: list[Problem] = []
-    have = 0
+    keeps = np.zeros(0, bool)  # of every group drawn
     for _ in range(algorithm.resample_rounds):
         fresh = stream.next(count)
         ids = prompt_ids([*drawn, *fresh])[len(drawn) :]
         drawn += fresh
         part = complete(session, prepared, fresh, ids, data, judge, key, samples=samples, sampling=settings.sampling)
-        keeps = np.asarray(keep_groups(algorithm, jnp.asarray(part.rewards), part.rollout.prompt_id))[::samples]
-        kept.append(part.groups(np.flatnonzero(keeps)))
-        dropped.append(part.groups(np.flatnonzero(~keeps)))
-        have += int(keeps.sum())
-        if have >= count:
+        parts.append(part)
+        of_rows = keep_groups(algorithm, jnp.asarray(part.rewards), part.rollout.prompt_id)
+        keeps = np.append(keeps, np.asarray(of_rows)[::samples])
+        if keeps.sum() >= count:
             break
-    everything = join([*kept, *dropped])
-    completions = everything.groups(np.arange(count))
-    return completions, {"rounds": len(kept), "groups_drawn": len(drawn), "groups_kept": min(have, count)}
+    kept_first = np.argsort(~keeps, kind="stable")[:count]
+    counts: dict[str, float] = {
+        "rounds": len(parts),
+        "groups_drawn": len(drawn),
+        "groups_kept": min(int(keeps.sum()), count),
+    }
+    return join(parts).groups(kept_first), counts
 
 
 def trim(rollout: Rollout) -> Rollout:

@@ -45,6 +45,7 @@ def test_a_problem_that_comes_twice_in_a_batch_makes_two_groups():
 def test_chosen_groups_keep_rows_texts_and_rewards_together():
     chosen = completions([7, 8, 9]).groups(np.array([2, 0]))
     assert [p.id for p in chosen.problems] == [9, 7]
+    assert chosen.judge_seconds == 0.5
     assert chosen.texts == ["9/0", "9/1", "7/0", "7/1"] and chosen.rewards.tolist() == [4, 5, 0, 1]
     assert chosen.rollout.prompt_id.tolist() == [9, 9, 7, 7]
 
