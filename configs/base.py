@@ -53,30 +53,91 @@ def get_config() -> ConfigDict:
     c.reward.timeout_seconds = 5.0  # for one answer
 
     c.algorithm = ConfigDict()
-    c.algorithm.baseline = "none"  # taken from the reward: none, group (mean), batch (mean), leave_one_out
-    # the rest is divided by std + epsilon, the std of: none, group, batch, batch_centered (of r - group mean)
+    # Rewards beside the judge's; each is a number of at most size 1, times its coefficient. Off: 0 or none.
+    c.algorithm.format_coefficient = 0.0  # for every completion in which an answer of reward.answer_format stands
+    c.algorithm.overlong_buffer = 0  # soft penalty over the last this many tokens before the limit; 0: off
+    c.algorithm.overlong_penalty = 1.0  # its size at the limit
+    # penalty for length: none, linear (-length / limit), group_relative (Kimi k1.5), cosine (long right, short wrong)
+    c.algorithm.length_penalty = "none"
+    c.algorithm.length_coefficient = placeholder(float)
+    c.algorithm.repetition_coefficient = 0.0  # times the share of n-grams that came before
+    c.algorithm.repetition_ngram = placeholder(int)  # tokens of an n-gram
+    c.algorithm.reward_combination = "sum"  # of several rewards: sum, or separate (each normalized by itself, GDPO)
+    # taken from the reward: none, group (mean), batch (mean), leave_one_out, running (mean), length_weighted (OPO),
+    # pass_at_k (best less second best), greedy (ReMax), optimal_token (OTB), critic (GAE)
+    c.algorithm.baseline = "none"
+    # the rest is divided by std + epsilon, the std of: none, group, batch, batch_centered (of r - group mean), running;
+    # or by nonzero_share, the share of rows whose reward is not 0 (GPG)
     c.algorithm.scale = "none"
     c.algorithm.scale_ddof = 1  # std divides by count - ddof
     c.algorithm.scale_epsilon = 1e-6
+    c.algorithm.batch_statistics = "step"  # what "batch" means: all rows of the step, or those of the same source
+    c.algorithm.reward_clip = placeholder(float)  # after baseline and scale, to +-this; None: off
+    c.algorithm.discount = 1.0  # of the return, for each token of the policy between here and the end
+    c.algorithm.gae_lambda = placeholder(float)  # of the advantages; critic only
+    c.algorithm.gae_lambda_returns = placeholder(float)  # of the returns that the critic learns; critic only
+    c.algorithm.gae_length_alpha = placeholder(float)  # λ = 1 - 1 / (alpha · length) in place of gae_lambda (VAPO)
     c.algorithm.whiten = False  # advantages to mean 0 and std 1 over the tokens of the step
     c.algorithm.advantage_clip = placeholder(float)  # to +-this; None: off
-    c.algorithm.surrogate = "ppo_clip"  # ppo_clip, or reinforce (-A log p)
-    c.algorithm.ratio = "token"  # level of the importance ratio: token, or sequence (GSPO)
-    c.algorithm.clip_low = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
+    # policy loss of a token: ppo_clip, reinforce (-A log p), cispo, sapo, gmpo, topr, kimi, vespo, dppo, clip_cov, kl_cov
+    c.algorithm.surrogate = "ppo_clip"
+    # level of the importance ratio: token, sequence (GSPO), sequence_token (GSPO-token), sequence_product
+    c.algorithm.ratio = "token"
+    # ppo_clip, cispo, clip_cov: the ratio's bounds are [1 - clip_low, 1 + clip_high]; gmpo: those of the log-ratio are
+    # [-clip_low, clip_high]; dppo: those of p - p_old are [-clip_low, clip_high]
+    c.algorithm.clip_low = 0.2
     c.algorithm.clip_high = 0.2
     c.algorithm.dual_clip = placeholder(float)  # for A < 0 the loss is at most dual_clip * |A|; None: off
+    c.algorithm.ratio_cap = placeholder(float)  # the unclipped ratio is at most this (TRL's delta); None: off
+    c.algorithm.drop_clipped = False  # cispo: tokens that PPO's clip would stop have no gradient
+    c.algorithm.sapo_temperature_positive = placeholder(float)  # of the gate where A > 0
+    c.algorithm.sapo_temperature_negative = placeholder(float)
+    c.algorithm.topr_weight_positive = placeholder(float)  # of rows whose judged reward is above 0
+    c.algorithm.topr_weight_negative = placeholder(float)
+    c.algorithm.square_coefficient = placeholder(float)  # kimi, dppo: times the squared log-ratio (kimi: tau / 2)
+    c.algorithm.vespo_k_positive = placeholder(float)  # A >= 0: the weight is w^k exp(lambda (1 - w))
+    c.algorithm.vespo_lambda_positive = placeholder(float)
+    c.algorithm.vespo_k_negative = placeholder(float)
+    c.algorithm.vespo_lambda_negative = placeholder(float)
+    c.algorithm.dppo_by_sign = placeholder(bool)  # a bound holds only where it is left in the direction of A
+    c.algorithm.cov_low = placeholder(float)  # clip_cov: candidates have a covariance of A and log p in between
+    c.algorithm.cov_high = placeholder(float)
+    c.algorithm.cov_share = placeholder(float)  # clip_cov, kl_cov: share of tokens that are treated apart
+    c.algorithm.kl_cov_coefficient = placeholder(float)  # kl_cov: times |log-ratio| at those tokens
     c.algorithm.old_logprobs = "sampler"  # ratio against: sampler (as sampled), trainer (scored before the update)
+    c.algorithm.top_entropy_share = placeholder(float)  # only this share of tokens, of largest entropy; None: all
+    c.algorithm.bad_row_threshold = placeholder(float)  # nats; rows with A < 0 further from the sampler are left out
+    c.algorithm.positive_nll_coefficient = 0.0  # times -log p of rows whose judged reward is above 0 (VAPO)
+    # weights for the gap between trainer (old_logprobs) and sampler: none, truncate (to the bounds), mask (0 outside)
+    c.algorithm.correction = "none"
+    c.algorithm.correction_level = placeholder(str)  # token, segment, sequence (product), geometric (mean)
+    c.algorithm.correction_low = placeholder(float)  # None: open
+    c.algorithm.correction_high = placeholder(float)
+    c.algorithm.correction_normalize = "none"  # weights to mean 1 over: none, tokens, rows
+    c.algorithm.rejection = "none"  # drops tokens or rows by an estimate of KL(sampler, trainer): none, k1, k2, k3
+    c.algorithm.rejection_level = placeholder(str)  # token, sequence_sum, sequence_mean, sequence_max
+    c.algorithm.rejection_low = placeholder(float)  # nats; None: open
+    c.algorithm.rejection_high = placeholder(float)
     c.algorithm.kl_placement = "none"  # KL to the starting policy: none, loss, reward
-    c.algorithm.kl_estimator = "k3"  # k1 (reward only), k2, k3
-    c.algorithm.kl_coefficient = 0.0
-    c.algorithm.entropy_coefficient = 0.0
+    c.algorithm.kl_estimator = "k3"  # k1 (not in the loss), k2, k3, absolute, exact (over the whole vocabulary)
+    c.algorithm.kl_coefficient = 0.0  # with kl_target: where it starts
+    c.algorithm.kl_importance = False  # in the loss, times the importance ratio, with gradient
+    c.algorithm.kl_target = placeholder(float)  # nats a token; None: the coefficient is fixed
+    c.algorithm.kl_horizon = placeholder(int)  # completions over which the coefficient adapts
+    c.algorithm.entropy_coefficient = 0.0  # with entropy_target: where it starts
+    c.algorithm.entropy_target = placeholder(float)  # nats a token; None: the coefficient is fixed
+    c.algorithm.entropy_step = placeholder(float)  # added to the coefficient below the target, taken from it above
+    c.algorithm.critic_learning_rate = placeholder(float)
+    c.algorithm.critic_warmup = placeholder(int)  # rollout steps in which only the critic learns
+    c.algorithm.value_clip = placeholder(float)  # values stay within +-this of the old ones; None: off
     # the loss is a weighted sum over tokens: token_mean, sequence_mean, prompt_mean, sequence_sum, constant
     c.algorithm.aggregation = "token_mean"
     c.algorithm.aggregation_constant = placeholder(float)  # tokens per row that "constant" divides by; None: max_tokens
     c.algorithm.overlong_filter = False  # truncated rows get no gradient
-    c.algorithm.overlong_buffer = 0  # soft penalty over the last this many tokens before the limit; 0: off
-    c.algorithm.overlong_penalty = 1.0  # its size at the limit
-    c.algorithm.group_filter = "none"  # none, or zero_variance: groups whose rewards are all equal are dropped
+    # groups that are dropped: none, zero_variance (rewards all equal), difficulty (share of right answers not between)
+    c.algorithm.group_filter = "none"
+    c.algorithm.difficulty_low = placeholder(float)  # both bounds are excluded
+    c.algorithm.difficulty_high = placeholder(float)
     c.algorithm.resample_rounds = 1  # rollouts a step may take to fill the batch with kept groups; 1: never refill
 
     c.optimizer = ConfigDict()

@@ -1,9 +1,15 @@
-"""The knobs of an algorithm: their names, the values they take, and what contradicts what."""
+"""The knobs of an algorithm: their names, the values they take, and what contradicts what.
+
+What may stand together is in ``knob_rules``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args, get_type_hints
+import types
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+from jaxrl_llm import knob_rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,78 +20,129 @@ class Algorithm:
       ValueError: a value is out of its range, or two knobs contradict each other.
     """
 
-    baseline: Literal["none", "group", "batch", "leave_one_out"]
-    scale: Literal["none", "group", "batch", "batch_centered"]
+    # what is added to the reward
+    format_coefficient: float
+    overlong_buffer: int
+    overlong_penalty: float
+    length_penalty: Literal["none", "linear", "group_relative", "cosine"]
+    length_coefficient: float | None
+    repetition_coefficient: float
+    repetition_ngram: int | None
+    reward_combination: Literal["sum", "separate"]
+    # from rewards to advantages
+    baseline: Literal[
+        "none",
+        "group",
+        "batch",
+        "leave_one_out",
+        "running",
+        "length_weighted",
+        "pass_at_k",
+        "greedy",
+        "optimal_token",
+        "critic",
+    ]
+    scale: Literal["none", "group", "batch", "batch_centered", "running", "nonzero_share"]
     scale_ddof: int
     scale_epsilon: float
+    batch_statistics: Literal["step", "source"]
+    reward_clip: float | None
+    discount: float
+    gae_lambda: float | None
+    gae_lambda_returns: float | None
+    gae_length_alpha: float | None
     whiten: bool
     advantage_clip: float | None
-    surrogate: Literal["ppo_clip", "reinforce"]
-    ratio: Literal["token", "sequence"]
-    clip_low: float
-    clip_high: float
+    # the policy loss of a token
+    surrogate: Literal[
+        "ppo_clip",
+        "reinforce",
+        "cispo",
+        "sapo",
+        "gmpo",
+        "topr",
+        "kimi",
+        "vespo",
+        "dppo",
+        "clip_cov",
+        "kl_cov",
+    ]
+    ratio: Literal["token", "sequence", "sequence_token", "sequence_product"]
+    clip_low: float | None
+    clip_high: float | None
     dual_clip: float | None
+    ratio_cap: float | None
+    drop_clipped: bool
+    sapo_temperature_positive: float | None
+    sapo_temperature_negative: float | None
+    topr_weight_positive: float | None
+    topr_weight_negative: float | None
+    square_coefficient: float | None
+    vespo_k_positive: float | None
+    vespo_lambda_positive: float | None
+    vespo_k_negative: float | None
+    vespo_lambda_negative: float | None
+    dppo_by_sign: bool | None
+    cov_low: float | None
+    cov_high: float | None
+    cov_share: float | None
+    kl_cov_coefficient: float | None
     old_logprobs: Literal["sampler", "trainer"]
+    top_entropy_share: float | None
+    bad_row_threshold: float | None
+    positive_nll_coefficient: float
+    # the gap between sampler and trainer
+    correction: Literal["none", "truncate", "mask"]
+    correction_level: Literal["token", "segment", "sequence", "geometric"] | None
+    correction_low: float | None
+    correction_high: float | None
+    correction_normalize: Literal["none", "tokens", "rows"]
+    rejection: Literal["none", "k1", "k2", "k3"]
+    rejection_level: Literal["token", "sequence_sum", "sequence_mean", "sequence_max"] | None
+    rejection_low: float | None
+    rejection_high: float | None
+    # distance to the reference, and entropy
     kl_placement: Literal["none", "loss", "reward"]
-    kl_estimator: Literal["k1", "k2", "k3"]
+    kl_estimator: Literal["k1", "k2", "k3", "absolute", "exact"]
     kl_coefficient: float
+    kl_importance: bool
+    kl_target: float | None
+    kl_horizon: int | None
     entropy_coefficient: float
+    entropy_target: float | None
+    entropy_step: float | None
+    # the critic
+    critic_learning_rate: float | None
+    critic_warmup: int | None
+    value_clip: float | None
+    # what counts, and how much
     aggregation: Literal["token_mean", "sequence_mean", "prompt_mean", "sequence_sum", "constant"]
     aggregation_constant: float | None
     overlong_filter: bool
-    overlong_buffer: int
-    overlong_penalty: float
-    group_filter: Literal["none", "zero_variance"]
+    group_filter: Literal["none", "zero_variance", "difficulty"]
+    difficulty_low: float | None
+    difficulty_high: float | None
     resample_rounds: int
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            options = get_args(hint)
-            value = getattr(self, name)
-            if options and all(isinstance(option, str) for option in options) and value not in options:
-                raise ValueError(f"algorithm.{name} = {value!r}: expected one of {', '.join(options)}")
-        _check_ranges(self)
-        _check_contradictions(self)
+        _check_levels(self)
+        knob_rules.check_ranges(self)
+        knob_rules.check_readers(self)
+        knob_rules.check_contradictions(self)
 
 
-def _check_ranges(a: Algorithm) -> None:
-    ranges = {
-        "scale_ddof": (a.scale_ddof >= 0, "0 or more"),
-        "scale_epsilon": (a.scale_epsilon >= 0, "0 or more"),
-        "advantage_clip": (a.advantage_clip is None or a.advantage_clip > 0, "a number above 0, or None"),
-        "clip_low": (0 <= a.clip_low <= 1, "between 0 and 1"),
-        "clip_high": (a.clip_high >= 0, "0 or more"),
-        "dual_clip": (a.dual_clip is None or a.dual_clip > 1, "a number above 1, or None"),
-        "kl_coefficient": (a.kl_coefficient >= 0, "0 or more"),
-        "aggregation_constant": (a.aggregation_constant is None or a.aggregation_constant > 0, "above 0, or None"),
-        "overlong_buffer": (a.overlong_buffer >= 0, "tokens, 0 or more"),
-        "overlong_penalty": (a.overlong_penalty >= 0, "0 or more (it is taken from the reward)"),
-        "resample_rounds": (a.resample_rounds >= 1, "1 or more"),
-    }
-    for name, (holds, expected) in ranges.items():
-        if not holds:
-            raise ValueError(f"algorithm.{name} = {getattr(a, name)!r}: expected {expected}")
+def levels(name: str) -> tuple[str, ...]:
+    """The values that a knob of named levels takes, without None; () for any other knob."""
+    hint = get_type_hints(Algorithm)[name]
+    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(level for arm in arms if get_origin(arm) is Literal for level in get_args(arm))
 
 
-def _check_contradictions(a: Algorithm) -> None:
-    def refuse(found: bool, one: str, other: str, why: str) -> None:
-        if found:
-            values = f"algorithm.{one} = {getattr(a, one)!r} with algorithm.{other} = {getattr(a, other)!r}"
-            raise ValueError(f"{values}: {why}")
-
-    placed, reinforce = a.kl_placement != "none", a.surrogate == "reinforce"
-    k1_loss = a.kl_placement == "loss" and a.kl_estimator == "k1"
-    constant = a.aggregation_constant is not None and a.aggregation != "constant"
-    refuse(placed and a.kl_coefficient == 0, "kl_placement", "kl_coefficient", "expected a coefficient above 0")
-    refuse(not placed and a.kl_coefficient > 0, "kl_coefficient", "kl_placement", "expected a place: loss or reward")
-    refuse(k1_loss, "kl_placement", "kl_estimator", "the gradient of k1 is 0 on average; expected k2 or k3")
-    refuse(constant, "aggregation_constant", "aggregation", "expected aggregation 'constant', which alone reads it")
-    refuse(reinforce and a.dual_clip is not None, "dual_clip", "surrogate", "-A log p has no ratio to clip")
-    refuse(reinforce and a.ratio != "token", "ratio", "surrogate", "-A log p has no ratio")
-    no_penalty = a.overlong_buffer > 0 and a.overlong_penalty == 0
-    refuse(no_penalty, "overlong_buffer", "overlong_penalty", "expected a penalty above 0, or no buffer")
-    no_filter = a.resample_rounds > 1 and a.group_filter == "none"
-    refuse(no_filter, "resample_rounds", "group_filter", "expected a filter: without it no group is ever replaced")
+def _check_levels(a: Algorithm) -> None:
+    for field in dataclasses.fields(a):
+        value, options = getattr(a, field.name), levels(field.name)
+        if options and value is not None and value not in options:
+            raise ValueError(f"algorithm.{field.name} = {value!r}: expected one of {', '.join(options)}")
 
 
 def check(algorithm: Algorithm, *, samples_per_prompt: int, max_tokens: int) -> None:
@@ -98,10 +155,12 @@ def check(algorithm: Algorithm, *, samples_per_prompt: int, max_tokens: int) -> 
     Raises:
       ValueError: names the key, its value and what was expected.
     """
+    of_a_group = ("group", "leave_one_out", "length_weighted", "pass_at_k", "optimal_token")
     expected = {
-        "baseline": 2 if algorithm.baseline in ("group", "leave_one_out") else 1,
+        "baseline": 2 if algorithm.baseline in of_a_group else 1,
         "scale": {"group": max(2, algorithm.scale_ddof + 1), "batch_centered": 2}.get(algorithm.scale, 1),
-        "group_filter": 1 if algorithm.group_filter == "none" else 2,
+        "group_filter": 2 if algorithm.group_filter == "zero_variance" else 1,
+        "length_penalty": 2 if algorithm.length_penalty == "group_relative" else 1,
     }
     for name, least in expected.items():
         if samples_per_prompt < least:
