@@ -70,7 +70,12 @@ def sequence_mean(mask: Array, *, rows: Array | float | None = None) -> Array:
 
 
 def sequence_sum(mask: Array, *, rows: Array | float | None = None) -> Array:
-    """1 / R: the mean over sequences of the sum over their tokens. ``rows`` as in :func:`sequence_mean`."""
+    """1 / R: the mean over sequences of the sum over their tokens. ``rows`` as in :func:`sequence_mean`.
+
+    With the ratio of a sequence it is LUSPO: every row weighs by its length.
+
+    Reference: Liu et al., 2026, arXiv 2602.05261 (LUSPO).
+    """
     return _weights(mask, rows_with_tokens(mask) if rows is None else rows)
 
 

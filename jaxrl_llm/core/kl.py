@@ -1,7 +1,7 @@
-"""Estimates of KL(policy ‖ reference) at the sampled token, with x = log π(o_t) - log π_ref(o_t).
+"""KL(policy ‖ reference): estimates at the sampled token, with x = log π(o_t) - log π_ref(o_t), and the sum itself.
 
-Each takes ``log_ratio_clamp``, which holds x within ±it first, and ``clamp``, which holds the result within ±it; None
-is no clamp. The gradient is 0 beyond either.
+Each estimate takes ``log_ratio_clamp``, which holds x within ±it first, and ``clamp``, which holds the result within
+±it; None is no clamp. The gradient is 0 beyond either.
 
 As a term of a *loss* only k2 has the gradient of the KL; k3's is biased, and k1's is zero on average.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxrl_llm.core.masks import as_float
+from jaxrl_llm.core.masks import as_float, keep
 from jaxrl_llm.types import Array
 
 
@@ -51,6 +51,24 @@ def absolute(
 ) -> Array:
     """|x|."""
     return _clamped(jnp.abs(_difference(logprobs, ref_logprobs, log_ratio_clamp)), clamp)
+
+
+def exact(log_probs: Array, ref_log_probs: Array) -> Array:
+    """Σ_v π(v) (log π(v) - log π_ref(v)) over the whole vocabulary: no sampling noise, and the gradient of the KL.
+
+    A token that π cannot choose, with log-probability -inf under top-k or top-p, adds 0 and has gradient 0. One that
+    only the reference cannot choose makes the KL infinite, as it is.
+
+    Args:
+      log_probs: log-distributions [..., V].
+      ref_log_probs: [..., V].
+
+    Returns:
+      [...], in nats.
+    """
+    possible = log_probs > -jnp.inf
+    log_probs, ref_log_probs = keep(as_float(log_probs), possible), keep(as_float(ref_log_probs), possible)
+    return jnp.sum(keep(jnp.exp(log_probs) * (log_probs - ref_log_probs), possible), axis=-1)
 
 
 def adapted_coefficient(

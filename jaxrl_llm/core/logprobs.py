@@ -1,4 +1,4 @@
-"""Log-probability of a token and entropy of its distribution, from logits."""
+"""Log-probability of a token, and entropy and concentration of its distribution, from logits."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def log_prob_and_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     entropy = log_mass - jnp.sum(weights * finite, axis=-1) / mass
     chosen = jnp.take_along_axis(shifted, labels[..., None], axis=-1)[..., 0]
     return chosen - log_mass, entropy
+
+
+def sum_pi_squared(logits: Array) -> Array:
+    """Σ_v softmax(z)_v², in at least float32: the chance that two draws agree, 1 / V to 1.
+
+    Args:
+      logits: [..., V], at least one of each V finite; -inf for a token that was filtered out.
+
+    Returns:
+      [...].
+    """
+    return jnp.sum(jnp.square(jax.nn.softmax(as_float(logits), axis=-1)), axis=-1)

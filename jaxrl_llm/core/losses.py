@@ -6,10 +6,12 @@ that of the unclipped term, whatever the bounds.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.core.masks import keep, masked_mean
+from jaxrl_llm.core.masks import keep, masked_mean, masked_sum
 from jaxrl_llm.types import Array
 
 
@@ -64,6 +66,84 @@ def ratio_left(ratio: Array, advantages: Array, *, ratio_min: float | None, rati
     above = jnp.zeros_like(ratio, bool) if ratio_max is None else (advantages > 0) & (ratio > ratio_max)
     below = jnp.zeros_like(ratio, bool) if ratio_min is None else (advantages < 0) & (ratio < ratio_min)
     return above | below
+
+
+def topr(
+    logprobs: Array,
+    ratio: Array,
+    advantages: Array,
+    positive: Array,
+    *,
+    positive_weight: float,
+    negative_weight: float,
+) -> Array:
+    """-positive_weight A log π(o_t) in good rows, -negative_weight sg(clip(ρ, 0, 1)) A log π(o_t) in the others.
+
+    Args:
+      positive: bool [B, T], True at the tokens of rows whose score is above 0.
+
+    Reference: Le Roux et al., 2025, arXiv 2503.14286 (TOPR), eq. 8, with the ratio of a token as ROLL computes it.
+    """
+    bad = weighted_reinforce(logprobs, ratio, advantages, ratio_min=0.0, ratio_max=1.0)
+    return jnp.where(positive, positive_weight * reinforce(logprobs, advantages), negative_weight * bad)
+
+
+def squared_log_ratio(logprobs: Array, log_ratios: Array, advantages: Array, *, tau: float) -> Array:
+    """-A log π(o_t) + τ / 2 d²: REINFORCE held near the policy that sampled. The gradient flows through d too.
+
+    Reference: Kimi team, 2025, arXiv 2501.12599 (Kimi k1.5), section 2.3.2, per token as ROLL computes it.
+    """
+    return reinforce(logprobs, advantages) + tau / 2 * jnp.square(log_ratios)
+
+
+def vespo(
+    logprobs: Array,
+    log_ratios: Array,
+    advantages: Array,
+    mask: Array,
+    *,
+    k_positive: float,
+    lambda_positive: float,
+    k_negative: float,
+    lambda_negative: float,
+) -> Array:
+    """-sg(φ(w)) A log π(o_t) with φ(w) = wᵏ exp(λ (1 - w)) of the ratio w of the whole sequence; φ(1) = 1.
+
+    w_i = exp(clip(Σ_t clip(d_t, ±20), log 1e-8, 20)) over row i's tokens; k and λ by the sign of A, 0 counts as
+    positive.
+
+    Args:
+      log_ratios: d, [B, T].
+      mask: bool [B, T].
+      k_positive, lambda_positive: where A ≥ 0.
+      k_negative, lambda_negative: where A < 0.
+
+    Reference: Shen et al., 2026, arXiv 2602.10693 (VESPO), as TRL computes it.
+    """
+    held = jnp.clip(log_ratios, -20, 20)
+    log_weight = jnp.clip(masked_sum(held, mask, axis=1, keepdims=True), math.log(1e-8), 20)
+    k = jnp.where(advantages >= 0, k_positive, k_negative)
+    rate = jnp.where(advantages >= 0, lambda_positive, lambda_negative)
+    kernel = jnp.exp(rate + k * log_weight - rate * jnp.exp(log_weight))
+    return -jax.lax.stop_gradient(kernel) * advantages * logprobs
+
+
+def probability_mask(
+    logprobs: Array, old_logprobs: Array, advantages: Array, *, low: float, high: float, by_sign: bool
+) -> Array:
+    """bool [B, T], the tokens kept: a trust region on p = π(o_t) - π_old(o_t) in place of one on the ratio.
+
+    Args:
+      low, high: above 0, in probability.
+      by_sign: dropped where A > 0 and p > high, or A ≤ 0 and p < -low, as PPO's clip would bind; else where
+        |p| > high, whatever the advantage.
+
+    Reference: Qi et al., 2026, arXiv 2602.04879 (DPPO), the binary approximation of total variation.
+    """
+    difference = jnp.exp(logprobs) - jnp.exp(old_logprobs)
+    if not by_sign:
+        return jnp.abs(difference) <= high
+    return jnp.where(advantages > 0, difference <= high, difference >= -low)
 
 
 def soft_gate(ratio: Array, advantages: Array, *, temperature_positive: float, temperature_negative: float) -> Array:

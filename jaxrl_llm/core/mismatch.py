@@ -12,6 +12,11 @@ from jaxrl_llm.core.returns import backward_sums
 from jaxrl_llm.types import Array
 
 
+def probability_differences(train_logprobs: Array, sampler_logprobs: Array, mask: Array) -> Array:
+    """π_train(o_t) - π_sampler(o_t), [B, T]; 0 off the mask. Unlike a ratio it hardly sees an improbable token."""
+    return jnp.exp(keep(train_logprobs, mask)) - jnp.exp(keep(sampler_logprobs, mask))
+
+
 def sequence_sums(x: Array, mask: Array) -> Array:
     """[B, 1]: the sum over the row's tokens; 0 in a row without tokens."""
     return masked_sum(x, mask, axis=1, keepdims=True)

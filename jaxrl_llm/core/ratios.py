@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.core.masks import as_float, keep, masked_mean
+from jaxrl_llm.core.masks import as_float, keep, masked_mean, masked_sum
 from jaxrl_llm.types import Array
 
 
@@ -39,6 +39,21 @@ def sequence_ratio(log_ratios: Array, mask: Array, *, highest: float | None = No
     Reference: Zheng et al., 2025, arXiv 2507.18071 (GSPO), eq. 7.
     """
     exponent = masked_mean(log_ratios, mask, axis=1, keepdims=True)
+    return jnp.broadcast_to(jnp.exp(_at_most(exponent, highest)), log_ratios.shape)
+
+
+def sequence_product_ratio(log_ratios: Array, mask: Array, *, highest: float | None = None) -> Array:
+    """s_i = exp(Σ d over row i's tokens), the ratio of the whole sequence's probability, at every token, [B, T].
+
+    It is unbiased, and its variance grows exponentially with the length. The gradient flows to every token of the row.
+
+    Args:
+      log_ratios: d, [B, T].
+      highest: the exponent is at most this, with gradient 0 beyond; None: it is not held.
+
+    Reference: Precup, Sutton and Singh, 2000, "Eligibility traces for off-policy policy evaluation".
+    """
+    exponent = masked_sum(log_ratios, mask, axis=1, keepdims=True)
     return jnp.broadcast_to(jnp.exp(_at_most(exponent, highest)), log_ratios.shape)
 
 
