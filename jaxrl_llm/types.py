@@ -55,6 +55,18 @@ class Rollout:
     prompt_id: Array
 
 
+class Choice(NamedTuple):
+    """Tokens that a rule over all tokens of an optimizer step has chosen, bool [B, T] each; None without such a rule.
+
+    Attributes:
+      covariance: tokens that clip_cov or kl_cov treat apart.
+      high_entropy: tokens that alone have a policy loss.
+    """
+
+    covariance: Array | None = None
+    high_entropy: Array | None = None
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainBatch:
@@ -66,8 +78,13 @@ class TrainBatch:
       sampler_logprobs: float32 [B, T], see :class:`Rollout`.
       weights: float32 [B, T]; the loss is sum(weights * token loss), see ``core.aggregation``. Computed once for the
         whole optimizer step, so that any split of the rows sums to the same loss.
-      ref_logprobs: float32 [B, T] of the reference policy, or None where nothing needs it.
-      values: float32 [B, T] of the critic, or None.
+      ref_logprobs: float32 [B, T] of the reference policy, or None where nothing needs it; so for all that follows.
+      values: float32 [B, T] of the critic, when the advantages were computed.
+      returns: float32 [B, T], what the critic learns.
+      rewards: float32 [B], as judged, before any shaping.
+      correction: float32 [B, T], weights for the gap between sampler and trainer.
+      row_id: int32 [B], a number of its own for each row of the step: what is drawn at random for a row follows it.
+      choice: tokens chosen by comparing all tokens of an optimizer step.
     """
 
     prompt_tokens: Array
@@ -80,18 +97,55 @@ class TrainBatch:
     weights: Array
     ref_logprobs: Array | None = None
     values: Array | None = None
+    returns: Array | None = None
+    rewards: Array | None = None
+    correction: Array | None = None
+    row_id: Array | None = None
+    choice: Choice | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """What an algorithm carries from one rollout step to the next beside parameters; float32 scalars.
+
+    Attributes:
+      kl_coefficient: of the KL.
+      entropy_coefficient: of the entropy.
+      reward_mean: running moments of the rewards, see ``core.running``.
+      reward_variance: divided by the count.
+      reward_count: rows that they are of.
+    """
+
+    kl_coefficient: Array
+    entropy_coefficient: Array
+    reward_mean: Array
+    reward_variance: Array
+    reward_count: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """``step`` counts optimizer steps (int32 scalar); ``frozen`` holds base weights under an adapter, else an empty
-    dict."""
+    """What an optimizer step starts from.
+
+    Attributes:
+      step: int32, counts optimizer steps.
+      params: of the policy.
+      frozen: base weights under an adapter, else an empty dict.
+      opt_state: of the policy's optimizer.
+      controls: see :class:`Controls`.
+      critic_params: of the critic; an empty dict without one, as is its optimizer's state.
+      critic_opt_state: of the critic's optimizer.
+    """
 
     step: Array
     params: Params
     frozen: Params
     opt_state: Any
+    controls: Controls
+    critic_params: Params
+    critic_opt_state: Any
 
 
 @jax.tree_util.register_dataclass

@@ -29,29 +29,31 @@ def clip_cov_tokens(
     covariance: Array,
     mask: Array,
     clip_binds: Array,
-    key: Array,
+    scores: Array,
     *,
     lowest: float,
     highest: float,
     budget: float,
 ) -> Array:
-    """bool [B, T]: random tokens with lowest < cov < highest where no clip binds, that then lose their loss (Clip-Cov).
+    """bool [B, T]: tokens with lowest < cov < highest where no clip binds, that then lose their loss (Clip-Cov).
 
     Args:
       covariance: of :func:`token_covariance`.
       clip_binds: bool [B, T], where PPO's clip already takes the gradient.
-      key: chooses.
+      scores: [B, T], at random: the candidates of largest score are chosen.
       budget: at most max(1, ⌊budget · tokens⌋) are chosen.
     """
     candidates = mask.astype(bool) & (lowest < covariance) & (covariance < highest) & ~clip_binds
-    return largest(jax.random.uniform(key, covariance.shape), candidates, _number(mask, budget))
+    return largest(scores, candidates, _number(mask, budget))
 
 
-def kl_cov_loss(
-    log_ratios: Array, advantages: Array, covariance: Array, mask: Array, *, share: float, kl_coefficient: float
-) -> Array:
-    """-A ρ + kl_coefficient |d| at the max(1, ⌊share · tokens⌋) tokens of largest covariance, else -A ρ (KL-Cov)."""
-    chosen = largest(covariance, mask.astype(bool), _number(mask, share))
+def kl_cov_tokens(covariance: Array, mask: Array, *, share: float) -> Array:
+    """bool [B, T]: the max(1, ⌊share · tokens⌋) tokens of largest covariance (KL-Cov)."""
+    return largest(covariance, mask.astype(bool), _number(mask, share))
+
+
+def kl_cov_loss(log_ratios: Array, advantages: Array, chosen: Array, *, kl_coefficient: float) -> Array:
+    """-A ρ + kl_coefficient |d| at the chosen tokens, else -A ρ (KL-Cov)."""
     return -advantages * jnp.exp(log_ratios) + jnp.where(chosen, kl_coefficient * jnp.abs(log_ratios), 0)
 
 

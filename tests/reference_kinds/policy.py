@@ -206,7 +206,7 @@ def pg_clip_cov(
     binds = binds | diagnostics.clip_binds_high(p.ratio, p.advantages, eps_high)
     cov = covariance.token_covariance(p.log_prob, p.advantages, p.mask)
     bounds = {"lowest": cov_lower, "highest": cov_upper, "budget": budget}
-    chosen = covariance.clip_cov_tokens(cov, p.mask, binds, jax.random.key(0), **bounds)
+    chosen = covariance.clip_cov_tokens(cov, p.mask, binds, jnp.zeros(cov.shape), **bounds)
     loss = losses.ppo_clip(p.ratio, p.advantages, clip_low=eps_low, clip_high=eps_high)
     return p.outputs(p.weighted(masks.keep(loss, ~chosen)), agg, clip_frac=p.share(chosen))
 
@@ -214,8 +214,8 @@ def pg_clip_cov(
 def pg_kl_cov(inputs: Inputs, *, agg: dict[str, Any], fraction: float, kl_coef: float) -> Outputs:
     p = _Policy(inputs)
     cov = covariance.token_covariance(p.log_prob, p.advantages, p.mask)
-    sizes = {"share": fraction, "kl_coefficient": kl_coef}
-    loss = covariance.kl_cov_loss(p.log_ratio, p.advantages, cov, p.mask, **sizes)
+    chosen = covariance.kl_cov_tokens(cov, p.mask, share=fraction)
+    loss = covariance.kl_cov_loss(p.log_ratio, p.advantages, chosen, kl_coefficient=kl_coef)
     absolute = masks.masked_mean(ESTIMATORS["abs"](p.log_prob, masks.keep(inputs["old_log_prob"], p.mask)), p.mask)
     return p.outputs(p.weighted(loss), agg, approx_kl=absolute)
 
