@@ -17,40 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.compilation import quick_jit
-from tests.reference_kinds import advantages, aggregation, mismatch, policy, rewards
+from tests.reference_kinds import advantages, aggregation, mismatch, policy, rewards, surrogates
 
 Outputs = dict[str, Any]
 
 FOLDER = Path(os.environ.get("REFERENCE_VECTORS", Path(__file__).parent / "reference_vectors"))
 
-# Kinds of README.md and MORE-KINDS.md that the library does not offer yet.
-NOT_YET = (
-    "adv_optimal_token_baseline",
-    "is_weights_areal",
-    "kl_full",
-    "pg_kimi15",
-    "pg_luspo",
-    "pg_probability_mask",
-    "pg_sequence_ratio",
-    "pg_topr",
-    "pg_vespo",
-    "reward_running_norm",
-    "sum_pi_squared",
-)
-
-
 KINDS: dict[str, Callable[..., Outputs]] = {
     function.__name__: function
     for function in (
         advantages.adv_gae, advantages.adv_gpg, advantages.adv_group, advantages.adv_multi_reward, advantages.adv_opo,
-        advantages.adv_pass_at_k, advantages.adv_pipeline, advantages.adv_reinforce_pp,
-        advantages.adv_reinforce_pp_baseline, advantages.adv_remax, advantages.adv_rloo, advantages.returns_discounted,
-        advantages.whiten, aggregation.agg, mismatch.high_entropy_mask, mismatch.is_weights,
-        mismatch.off_policy_sequence_mask, mismatch.offpolicy_metrics, mismatch.rejection_mask, policy.pg_cispo,
-        policy.pg_clip_cov, policy.pg_gmpo, policy.pg_gspo, policy.pg_kl_cov, policy.pg_ppo_clip,
-        policy.pg_ppo_correction, policy.pg_reinforce, policy.pg_sapo, policy.pg_truncated_is, policy.value_loss,
-        rewards.group_filter, rewards.kl_controller, rewards.kl_estimate, rewards.logprob_entropy, rewards.overlong,
-        rewards.reward_kl,
+        advantages.adv_optimal_token_baseline, advantages.adv_pass_at_k, advantages.adv_pipeline,
+        advantages.adv_reinforce_pp, advantages.adv_reinforce_pp_baseline, advantages.adv_remax, advantages.adv_rloo,
+        advantages.returns_discounted, advantages.whiten, aggregation.agg, mismatch.high_entropy_mask,
+        mismatch.is_weights, mismatch.is_weights_areal, mismatch.off_policy_sequence_mask, mismatch.offpolicy_metrics,
+        mismatch.rejection_mask, policy.pg_cispo, policy.pg_gspo, policy.pg_luspo, policy.pg_ppo_clip,
+        policy.pg_ppo_correction, policy.pg_reinforce, policy.pg_sapo, policy.pg_sequence_ratio,
+        policy.pg_truncated_is, policy.value_loss, rewards.group_filter, rewards.kl_controller, rewards.kl_estimate,
+        rewards.kl_full, rewards.logprob_entropy, rewards.overlong, rewards.reward_kl, rewards.reward_running_norm,
+        rewards.sum_pi_squared, surrogates.pg_clip_cov, surrogates.pg_gmpo, surrogates.pg_kimi15,
+        surrogates.pg_kl_cov, surrogates.pg_probability_mask, surrogates.pg_topr, surrogates.pg_vespo,
     )
 }  # fmt: skip
 
@@ -58,6 +44,7 @@ KINDS: dict[str, Callable[..., Outputs]] = {
 GRADIENTS = {kind: ("loss", "log_prob") for kind in KINDS if kind.startswith("pg_")} | {
     "agg": ("loss", "loss_mat"),
     "kl_estimate": ("sum", "log_prob"),
+    "kl_full": ("sum", "log_probs"),
     "logprob_entropy": ("objective", "logits"),
     "value_loss": ("loss", "values"),
 }
@@ -69,15 +56,15 @@ def cases() -> Iterator[dict[str, Any]]:
 
 
 def evaluate(kind: str, params: dict[str, Any], inputs: dict[str, np.ndarray]) -> tuple[Outputs, Outputs]:
-    """Outputs and gradients of a case, by name; computed in float64 if an input is float64, else in float32.
+    """Outputs and gradients of a case, by name; computed in float32 if an input is float32, else in float64.
 
     Raises:
-      NotImplementedError: the kind is in ``NOT_YET``, or unknown.
+      ValueError: the kind is unknown.
       TypeError: the kind does not know a param.
     """
     if kind not in KINDS:
-        raise NotImplementedError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
-    with jax.enable_x64(any(array.dtype == np.float64 for array in inputs.values())):
+        raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+    with jax.enable_x64(all(array.dtype != np.float32 for array in inputs.values())):
         arrays = {name: jnp.asarray(array) for name, array in inputs.items()}
         if "mask" in arrays:
             arrays["mask"] = arrays["mask"].astype(bool)

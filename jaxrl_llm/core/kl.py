@@ -43,7 +43,11 @@ def k3(
 ) -> Array:
     """e⁻ˣ + x - 1: unbiased, never negative."""
     x = _difference(logprobs, ref_logprobs, log_ratio_clamp)
-    return _clamped(jnp.expm1(-x) + x, clamp)
+    if clamp is None:
+        return jnp.expm1(-x) + x
+    beyond = jnp.expm1(-x) + x > clamp
+    x = jnp.where(beyond, 0, x)  # an overflowed exponential would make a gradient of 0 · inf
+    return jnp.where(beyond, clamp, jnp.expm1(-x) + x)
 
 
 def absolute(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxrl_llm.core.masks import divide, keep, masked_mean, masked_sum
+from jaxrl_llm.core.masks import count, divide, keep, masked_mean, masked_sum
 from jaxrl_llm.core.returns import backward_sums
 from jaxrl_llm.types import Array
 
@@ -109,5 +109,9 @@ def keep_high_entropy(entropy: Array, mask: Array, *, share: float) -> Array:
 
     Reference: Wang et al., 2025, arXiv 2506.01939 (80/20 rule).
     """
-    quantile = jnp.nanquantile(jnp.where(mask, entropy, jnp.nan), 1 - share)
-    return mask.astype(bool) & (entropy >= quantile)
+    mask = mask.astype(bool)
+    ascending = jnp.sort(jnp.where(mask, entropy, jnp.inf), axis=None)
+    position = (1 - share) * jnp.maximum(count(mask) - 1, 0)
+    # "at least the quantile" is "at least the next entropy"; a position that is whole but for rounding names its own
+    threshold = ascending[jnp.ceil(position - 1e-6 * (position + 1)).astype(jnp.int32)]
+    return mask & (entropy >= threshold)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.core import advantages as adv
-from jaxrl_llm.core import masks
+from jaxrl_llm.core import masks, token_baselines
 from jaxrl_llm.core.returns import at_last_token, gae, gae_through_gaps, returns_of_run, returns_to_go
 
 Inputs = dict[str, Any]
@@ -28,9 +28,9 @@ def adv_group(
     *,
     center: str,
     scale: str,
-    ddof: int,
-    eps: float,
-    singleton: str | None,
+    ddof: int = 1,
+    eps: float = 0.0,
+    singleton: str | None = None,
     var_floor: float = 0.0,
     batch_std_about: str = "batch_mean",
 ) -> Outputs:
@@ -84,7 +84,7 @@ def adv_reinforce_pp_baseline(inputs: Inputs, *, singleton: str, whiten: dict[st
     return {"advantages": _whiten(masks.over_tokens(centred, inputs["mask"]), inputs["mask"], **whiten)}
 
 
-def adv_multi_reward(inputs: Inputs, *, order: str, scale: str, ddof: int, eps: float) -> Outputs:
+def adv_multi_reward(inputs: Inputs, *, order: str, eps: float, scale: str = "group_std", ddof: int = 1) -> Outputs:
     rewards, weights, group = inputs["rewards"], inputs["weights"], inputs["group"]
     where = _everyone(inputs) if "unscored" not in inputs else inputs["unscored"] == 0
     if order == "sum_then_normalize":
@@ -103,9 +103,9 @@ def _whiten(
     values: jax.Array,
     mask: jax.Array,
     *,
-    ddof: int,
-    eps: float,
-    eps_at: str,
+    ddof: int = 0,
+    eps: float = 0.0,
+    eps_at: str = "variance_floor",
     over: str = "batch",
     shift_mean: bool = True,
     center: bool = True,
@@ -149,6 +149,21 @@ def adv_reinforce_pp(inputs: Inputs, *, gamma: float, gap: str, whiten: dict[str
 def adv_remax(inputs: Inputs) -> Outputs:
     to_go = returns_to_go(inputs["token_rewards"], inputs["mask"])
     return {"returns": to_go, "advantages": to_go - inputs["baseline"][:, None]}
+
+
+def adv_optimal_token_baseline(inputs: Inputs, *, eps: float, zero_tail: bool = False) -> Outputs:
+    advantages, returns = token_baselines.optimal_token_baseline(
+        inputs["token_rewards"],
+        inputs["mask"],
+        inputs["group"],
+        jnp.ones(inputs["group"].shape, bool),
+        inputs["old_log_prob"],
+        inputs["sum_pi_squared"],
+        weights=inputs.get("is_weights"),
+        epsilon=eps,
+        zero_tail=zero_tail,
+    )
+    return {"advantages": advantages, "returns": returns}
 
 
 def adv_pipeline(

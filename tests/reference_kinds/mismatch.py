@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.core import diagnostics, mismatch, ratios
+from jaxrl_llm.core import diagnostics, masks, mismatch, ratios
 from tests.reference_kinds.rewards import ESTIMATORS
 
 Inputs = dict[str, Any]
@@ -39,11 +39,15 @@ def is_weights(
     low: float | None,
     high: float | None,
     log_ratio_clamp: float | None,
-    batch_normalise: str | None,
+    batch_normalise: str | None = None,
+    keep: list[dict[str, Any]] | None = None,
 ) -> Outputs:
     mask = inputs["mask"]
     weights = mismatch.importance_weights(LEVELS[level](_gap(inputs), mask), log_ratio_clamp=log_ratio_clamp)
     outputs = {}
+    if keep is not None:
+        rules = [_rule_holds(inputs, log_ratio_clamp, **rule) for rule in keep]
+        outputs["keep"] = jnp.stack([mask, *(jnp.broadcast_to(holds, mask.shape) for holds in rules)]).all(axis=0)
     if high is not None:
         outputs["effective_sample_size"] = mismatch.effective_sample_share(weights, mask, highest=high)
     bound = {"truncate": mismatch.truncate_weights, "mask": mismatch.drop_weights}[mode]
@@ -54,6 +58,57 @@ def is_weights(
     return outputs | {"weights": weights}
 
 
+def _rule_holds(
+    inputs: Inputs,
+    log_ratio_clamp: float | None,
+    *,
+    of: str,
+    level: str,
+    low: float | None = None,
+    high: float | None = None,
+) -> jax.Array:
+    mask = inputs["mask"]
+    if of == "ratio":
+        values = mismatch.importance_weights(LEVELS[level](_gap(inputs), mask), log_ratio_clamp=log_ratio_clamp)
+    else:
+        assert of == "probability_difference"
+        pair = (inputs["train_log_prob"], inputs["rollout_log_prob"])
+        values = LEVELS[level](mismatch.probability_differences(*pair, mask), mask)
+    return mismatch.within(values, low=low, high=high)
+
+
+def is_weights_areal(
+    inputs: Inputs,
+    *,
+    metric: str,
+    action: str,
+    upper: float | None,
+    lower: float | None = None,
+    log_ratio_clamp: float | None = None,
+) -> Outputs:
+    mask, x = inputs["mask"], _gap(inputs, log_ratio_clamp)
+    if metric == "ratio":
+        measure = weights = mismatch.importance_weights(mismatch.sequence_means(x, mask))
+    else:
+        assert metric == "kl_k3"
+        measure = mismatch.sequence_means(ESTIMATORS["k3"](x, jnp.zeros_like(x)), mask)
+        weights = mismatch.importance_weights(x)
+    inside = mismatch.within(measure, low=lower, high=upper)
+    if action == "mask":
+        keep = mask & inside
+    else:
+        assert action == "clamp"
+        keep = mask
+        weights = jnp.where(inside, weights, mismatch.truncate_weights(weights, low=lower, high=upper))
+    return {"keep": keep, "weights": masks.keep(jnp.broadcast_to(weights, mask.shape), keep)}
+
+
+def _log(bound: float | None) -> float | None:
+    if bound is None:
+        return None
+    return math.log(bound) if bound > 0 else -math.inf
+
+
 def rejection_mask(inputs: Inputs, *, log_ratio_clamp: float | None, rules: list[dict[str, Any]]) -> Outputs:
     mask = inputs["mask"]
     x = _gap(inputs, log_ratio_clamp)
@@ -61,9 +116,9 @@ def rejection_mask(inputs: Inputs, *, log_ratio_clamp: float | None, rules: list
     for rule in rules:
         estimate = ESTIMATORS[rule["estimator"]](jnp.zeros_like(x), x)  # of KL(sampler ‖ trainer): its x is -ours
         statistic = LEVELS[rule["level"]](estimate, mask)
-        low, high = rule["low"], rule["high"]
+        low, high = rule.get("low"), rule.get("high")
         if rule["bounds"] == "log":
-            low, high = math.log(low), math.log(high)
+            low, high = _log(low), _log(high)
         keep = keep & mismatch.within(statistic, low=low, high=high)
     return {"keep": keep}
 

@@ -1,4 +1,4 @@
-"""Policy losses and the value loss."""
+"""Policy losses on the ratio of a token or of its sequence, and the value loss."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.core import covariance, diagnostics, losses, masks, mismatch, ratios
+from jaxrl_llm.core import diagnostics, losses, masks, mismatch, ratios
 from tests.reference_kinds.aggregation import aggregate
-from tests.reference_kinds.rewards import ESTIMATORS, estimate_kl
+from tests.reference_kinds.rewards import estimate_kl
 
 Inputs = dict[str, Any]
 Outputs = dict[str, Any]
 
 
-class _Policy:
+class Policy:
     """What every policy loss starts from: masked log-probabilities, advantages at tokens, clamped log-ratios."""
 
     def __init__(self, inputs: Inputs, log_ratio_clamp: float | None = None):
@@ -27,6 +27,10 @@ class _Policy:
         self.raw_log_ratio = ratios.log_ratio(*pair)
         self.log_ratio = ratios.log_ratio(*pair, clamp=log_ratio_clamp)
         self.ratio = ratios.token_ratio(self.log_ratio, self.mask)
+
+    def row_advantages(self) -> jax.Array:
+        given = self.inputs["advantages"]
+        return given if given.ndim == 1 else masks.masked_mean(given, self.mask, axis=1)
 
     def share(self, where: jax.Array) -> jax.Array:
         return masks.masked_mean(where, self.mask)
@@ -60,7 +64,7 @@ def pg_ppo_clip(
     top_entropy: float | None = None,
     off_policy_mask: dict[str, float] | None = None,
 ) -> Outputs:
-    p = _Policy(inputs, log_ratio_clamp)
+    p = Policy(inputs, log_ratio_clamp)
     loss = losses.ppo_clip(p.ratio, p.advantages, clip_low=eps_low, clip_high=eps_high, cap=delta)
     lower = jnp.zeros(())
     if dual_clip is not None:
@@ -71,8 +75,8 @@ def pg_ppo_clip(
         loss = masks.keep(loss, mismatch.keep_high_entropy(inputs["entropy"], p.mask, share=top_entropy))
     if off_policy_mask is not None:
         gap = ratios.log_ratio(jax.lax.stop_gradient(inputs["log_prob"]), inputs["rollout_log_prob"], p.mask)
-        rows = (inputs["advantages"] if inputs["advantages"].ndim == 1 else p.advantages[:, 0], gap, p.mask)
-        loss = masks.keep(loss, mismatch.keep_bad_rows_near_policy(*rows, **off_policy_mask)[:, None])
+        kept = mismatch.keep_bad_rows_near_policy(p.row_advantages(), gap, p.mask, **off_policy_mask)
+        loss = masks.keep(loss, kept[:, None])
     if kl is not None:
         beta, times_ratio = kl["beta"], kl["times_ratio"]
         estimate = {k: v for k, v in kl.items() if k not in ("beta", "times_ratio")}
@@ -129,16 +133,31 @@ def pg_gspo(
     agg: dict[str, Any],
     eps_low: float,
     eps_high: float,
-    log_ratio_max: float | None,
-    ratio_gradient: str,
+    log_ratio_max: float | None = None,
+    ratio_gradient: str = "sequence",
+    log_ratio_clamp: float | None = None,
 ) -> Outputs:
-    p = _Policy(inputs)
+    p = Policy(inputs, log_ratio_clamp)
     if ratio_gradient == "sequence":
         ratio = ratios.sequence_ratio(p.log_ratio, p.mask, highest=log_ratio_max)
     else:
         ratio = ratios.sequence_ratio_of_token(inputs["log_prob"], p.log_ratio, p.mask, highest=log_ratio_max)
     loss = p.weighted(losses.ppo_clip(ratio, p.advantages, clip_low=eps_low, clip_high=eps_high))
     return p.outputs(loss, agg, clip_frac=p.clip_frac(ratio, eps_low, eps_high))
+
+
+def pg_luspo(inputs: Inputs, **params: Any) -> Outputs:
+    return pg_gspo(inputs, agg={"mode": "seq_mean_token_sum", "rows": "all"}, **params)
+
+
+def pg_sequence_ratio(inputs: Inputs, *, eps_low: float, eps_high: float) -> Outputs:
+    given, mask = inputs["advantages"], inputs["mask"]
+    advantages = given[:, None] if given.ndim == 1 else masks.masked_mean(given, mask, axis=1, keepdims=True)
+    # the old sum stands in a column of its own, so that a row without tokens has its ratio too
+    log_ratios = jnp.concatenate([inputs["log_prob"], -inputs["old_log_prob_sum"][:, None]], axis=1)
+    tokens = jnp.concatenate([mask, jnp.ones_like(mask[:, :1])], axis=1)
+    ratio = ratios.sequence_product_ratio(log_ratios, tokens)[:, :1]
+    return {"loss": jnp.mean(losses.ppo_clip(ratio, advantages, clip_low=eps_low, clip_high=eps_high))}
 
 
 def pg_cispo(
@@ -150,7 +169,7 @@ def pg_cispo(
     log_ratio_clamp: float | None = None,
     drop_clipped: bool = False,
 ) -> Outputs:
-    p = _Policy(inputs, log_ratio_clamp)
+    p = Policy(inputs, log_ratio_clamp)
     bounds = {"ratio_min": ratio_min, "ratio_max": ratio_max}
     loss = losses.weighted_reinforce(p.log_prob, p.ratio, p.advantages, **bounds)
     if drop_clipped:
@@ -166,58 +185,14 @@ def pg_truncated_is(inputs: Inputs, *, agg: dict[str, Any], ratio_min: float, ra
 def pg_sapo(
     inputs: Inputs, *, agg: dict[str, Any], tau_pos: float, tau_neg: float, log_ratio_clamp: float | None
 ) -> Outputs:
-    p = _Policy(inputs, log_ratio_clamp)
+    p = Policy(inputs, log_ratio_clamp)
     loss = losses.soft_gate(p.ratio, p.advantages, temperature_positive=tau_pos, temperature_negative=tau_neg)
     return p.outputs(p.weighted(loss), agg, clip_frac=jnp.zeros(()))
 
 
-def pg_gmpo(inputs: Inputs, *, log_eps_low: float, log_eps_high: float, rows: str) -> Outputs:
-    assert rows == "all"
-    p = _Policy(inputs)
-    bounds = {"log_clip_low": log_eps_low, "log_clip_high": log_eps_high}
-    row_loss = losses.geometric_mean_loss(p.log_ratio, p.advantages, p.mask, **bounds)
-    if "is_weights" in inputs:
-        log_weights = jnp.log(jnp.where(p.mask, inputs["is_weights"], 1))
-        row_loss = row_loss * ratios.sequence_ratio(log_weights, p.mask)[:, 0]
-    outside = (p.log_ratio < -log_eps_low) | (p.log_ratio > log_eps_high)
-    good, bad = p.share(outside & (p.advantages > 0)), p.share(outside & (p.advantages < 0))
-    return p.metrics(clip_frac=good, clip_frac_lower=bad) | {"loss": jnp.mean(row_loss)}
-
-
 def pg_reinforce(inputs: Inputs, *, agg: dict[str, Any]) -> Outputs:
-    p = _Policy(inputs)
+    p = Policy(inputs)
     return p.outputs(p.weighted(losses.reinforce(p.log_prob, p.advantages)), agg)
-
-
-def pg_clip_cov(
-    inputs: Inputs,
-    *,
-    agg: dict[str, Any],
-    eps_low: float,
-    eps_high: float,
-    cov_lower: float,
-    cov_upper: float,
-    budget: float,
-    choice: str,
-) -> Outputs:
-    assert choice == "all candidates"
-    p = _Policy(inputs)
-    binds = diagnostics.clip_binds_low(p.ratio, p.advantages, eps_low)
-    binds = binds | diagnostics.clip_binds_high(p.ratio, p.advantages, eps_high)
-    cov = covariance.token_covariance(p.log_prob, p.advantages, p.mask)
-    bounds = {"lowest": cov_lower, "highest": cov_upper, "budget": budget}
-    chosen = covariance.clip_cov_tokens(cov, p.mask, binds, jnp.zeros(cov.shape), **bounds)
-    loss = losses.ppo_clip(p.ratio, p.advantages, clip_low=eps_low, clip_high=eps_high)
-    return p.outputs(p.weighted(masks.keep(loss, ~chosen)), agg, clip_frac=p.share(chosen))
-
-
-def pg_kl_cov(inputs: Inputs, *, agg: dict[str, Any], fraction: float, kl_coef: float) -> Outputs:
-    p = _Policy(inputs)
-    cov = covariance.token_covariance(p.log_prob, p.advantages, p.mask)
-    chosen = covariance.kl_cov_tokens(cov, p.mask, share=fraction)
-    loss = covariance.kl_cov_loss(p.log_ratio, p.advantages, chosen, kl_coefficient=kl_coef)
-    absolute = masks.masked_mean(ESTIMATORS["abs"](p.log_prob, masks.keep(inputs["old_log_prob"], p.mask)), p.mask)
-    return p.outputs(p.weighted(loss), agg, approx_kl=absolute)
 
 
 def value_loss(inputs: Inputs, *, agg: dict[str, Any], clip: float | None, factor: float) -> Outputs:

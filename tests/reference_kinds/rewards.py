@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.core import kl, masks, shaping
-from jaxrl_llm.core.logprobs import log_prob_and_entropy
+from jaxrl_llm.core import advantages, kl, logprobs, masks, running, shaping
 
 Inputs = dict[str, Any]
 Outputs = dict[str, Any]
@@ -50,6 +49,30 @@ def kl_controller(inputs: Inputs, *, init: float, **controller: Any) -> Outputs:
     return {"coef": jnp.stack(coefficients)}
 
 
+def reward_running_norm(inputs: Inputs, *, center: str, initial_count: float, eps: float) -> Outputs:
+    moments, normalised = running.initial(initial_count), []
+    for rewards in inputs["rewards"]:
+        everyone = jnp.ones(rewards.shape, bool)
+        moments = running.merge(moments, rewards, everyone)
+        if center == "group_mean":
+            centred = advantages.minus_group_mean(rewards, inputs["group"], everyone)
+        else:
+            assert center == "running_mean"
+            centred = rewards - moments.mean
+        normalised.append(advantages.scaled(centred, running.std(moments), epsilon=eps))
+    stack = jnp.stack(normalised)
+    return {"normalised": stack, "mean": moments.mean, "std": running.std(moments), "count": moments.count}
+
+
+def kl_full(inputs: Inputs) -> Outputs:
+    divergence = kl.exact(inputs["log_probs"], inputs["ref_log_probs"])
+    return {"kl": divergence, "sum": jnp.sum(divergence)}
+
+
+def sum_pi_squared(inputs: Inputs) -> Outputs:
+    return {"sum_pi_squared": logprobs.sum_pi_squared(inputs["logits"])}
+
+
 def group_filter(inputs: Inputs, *, bounds: str, low: float, high: float) -> Outputs:
     assert bounds == "exclusive"
     scores = inputs["scores"]
@@ -64,6 +87,6 @@ def overlong(inputs: Inputs, *, max_length: int, buffer: int, factor: float, flo
 
 
 def logprob_entropy(inputs: Inputs, *, temperature: float) -> Outputs:
-    log_prob, entropy = log_prob_and_entropy(inputs["logits"] / temperature, inputs["labels"])
+    log_prob, entropy = logprobs.log_prob_and_entropy(inputs["logits"] / temperature, inputs["labels"])
     objective = jnp.sum(inputs["weight_log_prob"] * log_prob + inputs["weight_entropy"] * entropy)
     return {"log_prob": log_prob, "entropy": entropy, "objective": objective}
