@@ -55,7 +55,7 @@ def returns_of_run(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> 
     return keep(backward_sums(rewards, gamma * goes_on.astype(rewards.dtype)), mask)
 
 
-def gae(token_rewards: Array, values: Array, mask: Array, *, gamma: float, lam: float) -> Array:
+def gae(token_rewards: Array, values: Array, mask: Array, *, gamma: float, lam: float | Array) -> Array:
     """A_t = δ_t + γ λ A_after, δ_t = r_t + γ V_after - V_t; masked tokens are passed over.
 
     "After" is the next token of the mask, whatever lies between; 0 after the last.
@@ -64,6 +64,7 @@ def gae(token_rewards: Array, values: Array, mask: Array, *, gamma: float, lam: 
       token_rewards: [B, T].
       values: [B, T], V of the state in which token t is chosen.
       mask: bool [B, T].
+      lam: λ, or one for each row, [B, 1].
 
     Returns:
       advantages [B, T], 0 off the mask; the returns are A + V.
