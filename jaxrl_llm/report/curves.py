@@ -10,8 +10,8 @@ from typing import Any
 Series = list[tuple[int, float]]  # (step, value), by step
 
 # Okabe and Ito, 2008; the first lines of a panel also differ in dash, so that a grey print can be read
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 _SMOOTHED_FROM = 30  # points from which a noisy curve is drawn as a moving mean over a faint line
 
 
@@ -103,6 +103,21 @@ def _moving_mean(points: Series, window: int) -> Series:
     return [(step, sum(tail) / len(tail)) for (step, _), tail in zip(points, tails, strict=True)]
 
 
+def plot_style(name: str) -> dict[Any, Any]:
+    """Settings of matplotlib for a picture of that name: quiet axes, text that stays text, the same bytes each time."""
+    return {
+        "svg.fonttype": "none",  # text stays text: sharp, selectable and small
+        "svg.hashsalt": name,
+        "font.size": 9,
+        "font.family": "sans-serif",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "#666666",
+        "xtick.color": "#444444",
+        "ytick.color": "#444444",
+    }
+
+
 def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str | None:
     """The panel as an <svg> element that scales with its box; None if nothing of it was recorded.
 
@@ -115,21 +130,10 @@ def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str | None
     drawn = [(label, points) for key, label in panel.lines if (points := series(rows, key))]
     if not drawn:
         return None
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: sharp, selectable and small
-        "svg.hashsalt": panel.name,
-        "font.size": 9,
-        "font.family": "sans-serif",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#666666",
-        "xtick.color": "#444444",
-        "ytick.color": "#444444",
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(plot_style(panel.name)):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for (label, points), colour, dash in zip(drawn, _COLOURS, _DASHES, strict=False):
+        for (label, points), colour, dash in zip(drawn, COLOURS, DASHES, strict=False):
             steps, values = zip(*points, strict=True)
             if len(points) >= _SMOOTHED_FROM:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
@@ -142,7 +146,7 @@ def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str | None
             low, high = (dict(series(rows, key)) for key in panel.band)
             steps = sorted(low.keys() & high.keys())
             axes.fill_between(
-                steps, [low[s] for s in steps], [high[s] for s in steps], color=_COLOURS[0], alpha=0.18, linewidth=0
+                steps, [low[s] for s in steps], [high[s] for s in steps], color=COLOURS[0], alpha=0.18, linewidth=0
             )
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
