@@ -9,24 +9,10 @@ import os
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+
+from timing import REPEATS, fastest
 
 ROWS, WIDTH = 52, 160  # tokens of one pass of the embedded model's pretraining, times two
-REPEATS = 6
-
-
-def fastest(function: Callable[..., object], *arguments: object) -> float:
-    """Seconds of the fastest of several calls, after one that compiles."""
-    import jax
-
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - begun)
-    return min(times)
 
 
 def gradient() -> None:
