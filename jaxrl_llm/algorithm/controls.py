@@ -43,7 +43,7 @@ def next_controls(
       rows: completions of the step.
 
     Reference: Ziegler et al., 2019, arXiv 1909.08593, section 2.2; He et al., 2025, arXiv 2505.22312 (Skywork-OR1),
-    section 4 (adaptive entropy control).
+    adaptive entropy control, without its gate that makes the coefficient 0 above the target.
     """
     new, metrics = controls, {}
     if algorithm.kl_target is not None:
