@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "schema": set(),
     "core": CORE,
     "knobs": set(),
+    "techniques": {"knobs", "knob_rules", "techniques"},
     "algorithm": CORE | {"knobs"},
     "sharding": CORE,
     "sampling": CORE | {"sampling"},
@@ -37,12 +38,12 @@ LAYERS: dict[str, set[str]] = {
     "training": TRAINING,
     "evaluation": TRAINING,
     "config": CONFIG,
-    "explain": TRAINING,
+    "explain": TRAINING | {"techniques"},
     "report": CONFIG | {"explain", "report"},
     "cli": CONFIG | {"explain", "report"},
 }
 
-WITHOUT_JAX = ("schema", "knobs", "data", "rewards", "evaluation.metrics", "config", "explain", "report")
+WITHOUT_JAX = ("schema", "knobs", "techniques", "data", "rewards", "evaluation.metrics", "config", "explain", "report")
 
 # Third-party package -> the only modules that may import it.
 FENCES: dict[str, tuple[str, ...]] = {
