@@ -6,6 +6,7 @@ What may stand together is in ``knob_rules``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
@@ -131,6 +132,7 @@ class Algorithm:
         knob_rules.check_contradictions(self)
 
 
+@functools.cache  # the annotations are text, and evaluating all of them for each knob of each algorithm takes a while
 def levels(name: str) -> tuple[str, ...]:
     """The values that a knob of named levels takes, without None; () for any other knob."""
     hint = get_type_hints(Algorithm)[name]
