@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     c.data.split = "train"  # of the source; built-in tasks have train and held_out
     c.data.question_key = "question"  # of a row; jsonl and hub
     c.data.answer_key = "answer"
+    c.data.source_key = placeholder(str)  # names the source of a row, of mixed data; jsonl and hub; None: no sources
     # "chat": the tokenizer's chat template with the system message; else a text in which {question} is replaced
     c.data.template = "{question}"
     c.data.system = ""  # system message of the chat template; empty for none
@@ -181,4 +182,12 @@ def get_config() -> ConfigDict:
 
     c.log = ConfigDict()
     c.log.tensorboard = True
+    # Rollout steps; at each, rollouts/step_000020.npz holds tokens, rewards and log-probabilities. 0: never
+    c.log.rollouts_every = 0
+    # repeat_ratio is the share of truncated completions that end in a loop: a block of at most `period` tokens that
+    # stands there at least `repeats` times and fills the last `window` tokens
+    c.log.loop = ConfigDict()
+    c.log.loop.window = 16
+    c.log.loop.period = 64
+    c.log.loop.repeats = 3
     return c

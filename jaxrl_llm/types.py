@@ -210,3 +210,17 @@ class Model(NamedTuple):
     decode: Callable[..., Any]
     unembed_prepared: Callable[..., Any]
     empty_cache: Callable[..., Any]
+
+
+class Critic(NamedTuple):
+    """A critic as functions of its parameters; ``models.value_head.functions`` makes one.
+
+    Attributes:
+      init: (params of a policy) -> params of the critic, which share no memory with them.
+      apply: (params, tokens [B, S], positions [B, S], segments [B, S]) -> hidden states [B, S, D], as of a Model.
+      value: (params, hidden [..., D]) -> float32 [...].
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    value: Callable[..., Any]

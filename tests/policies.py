@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm import config
-from jaxrl_llm.algorithm import Algorithm
+from jaxrl_llm.algorithm import Algorithm, initial_controls
 from jaxrl_llm.data.tokens import character_tokenizer
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.decoder import functions
@@ -19,7 +20,9 @@ from jaxrl_llm.models.save import save
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.sampling.support import Sampling
-from jaxrl_llm.types import Rollout
+from jaxrl_llm.training.batch import Batcher, Judged, Scored, make_batcher
+from jaxrl_llm.training.settings import LoopSettings
+from jaxrl_llm.types import Metrics, Rollout, TrainBatch
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 VOCABULARY = 200  # more than one block of the inverse CDF
@@ -95,3 +98,27 @@ def algorithm(recipe: str = "lite_ppo", **changes: Any) -> Algorithm:
     """The algorithm of a recipe's config file, with some knobs changed."""
     settings = config.parse(config.load(str(CONFIGS / f"{recipe}.py"), []))
     return dataclasses.replace(settings.algorithm, **changes)
+
+
+@functools.cache
+def batcher(algorithm: Algorithm, max_tokens: int = PLAIN.max_tokens) -> Batcher:
+    return make_batcher(algorithm, max_tokens, LoopSettings(window=8, period=4, repeats=2))
+
+
+def batch(
+    algorithm: Algorithm,
+    rollout: Rollout,
+    rewards: Any,
+    *,
+    source: Any = None,
+    greedy_rewards: Any = None,
+    **scores: Any,
+) -> tuple[TrainBatch, Metrics]:
+    """The batch of a rollout, of which rewards above 0 are right answers; ``scores`` are fields of Scored."""
+    right = np.asarray(rewards) > 0
+    judged = Judged(rewards, right, np.ones_like(right), source, greedy_rewards)
+    scored = Scored(**({"old_logprobs": rollout.sampler_logprobs} | scores))
+    of_step, _, metrics = batcher(algorithm, rollout.tokens.shape[1])(
+        rollout, judged, scored, initial_controls(algorithm)
+    )
+    return of_step, metrics

@@ -37,6 +37,8 @@ def next_controls(
     KL: see :func:`jaxrl_llm.core.kl.adapted_coefficient`. Entropy: coefficient ± entropy_step, up where the entropy is
     below its target, down where it is above, and never below 0.
 
+    A nan was not measured (a step whose tokens were all filtered out) and changes nothing.
+
     Args:
       kl: mean KL of a token to the reference, nats; None without a reference.
       entropy: mean entropy of a token, nats.
@@ -58,12 +60,14 @@ def next_controls(
             horizon=algorithm.kl_horizon,
             error_clip=KL_ERROR_CLIP,
         )
+        coefficient = jnp.where(jnp.isnan(kl), controls.kl_coefficient, coefficient)
         new = dataclasses.replace(new, kl_coefficient=coefficient)
         metrics["kl_coefficient"] = Mean.of(controls.kl_coefficient)
         metrics["effect/kl_target"] = Mean.of(coefficient != controls.kl_coefficient)
     if algorithm.entropy_target is not None:
         assert algorithm.entropy_step is not None
         change = jnp.where(entropy < algorithm.entropy_target, algorithm.entropy_step, -algorithm.entropy_step)
+        change = jnp.where(jnp.isnan(entropy), 0, change)
         coefficient = jnp.maximum(controls.entropy_coefficient + change, 0)
         new = dataclasses.replace(new, entropy_coefficient=coefficient)
         metrics["entropy_coefficient"] = Mean.of(controls.entropy_coefficient)

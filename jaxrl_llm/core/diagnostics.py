@@ -46,6 +46,19 @@ def reward_spread(rewards: Array, prompt_id: Array, where: Array) -> Metrics:
     }
 
 
+def explained_variance(values: Array, targets: Array, mask: Array) -> Array:
+    """1 - Var(targets - values) / Var(targets) over the tokens of the mask, a scalar.
+
+    1: the values are the targets; 0: no better than their mean; nan where all targets are equal.
+    """
+
+    def variance(x: Array) -> Array:
+        return masked_mean(jnp.square(x - masked_mean(x, mask)), mask)
+
+    of_targets = variance(targets)
+    return jnp.where(of_targets > 0, 1 - divide(variance(targets - values), of_targets), jnp.nan)
+
+
 def policy_gap(
     train_logprobs: Array, sampler_logprobs: Array, mask: Array, *, log_ratio_clamp: float
 ) -> dict[str, Array]:

@@ -21,6 +21,7 @@ class DataSettings:
     split: str
     question_key: str
     answer_key: str
+    source_key: str | None
     template: str
     system: str
     max_prompt_tokens: int
@@ -38,6 +39,11 @@ class DataSettings:
             raise ValueError(f"data.template = {self.template!r}, expected chat or a text with {{question}} in it")
         if self.template != "chat" and self.system:
             raise ValueError(f"data.system = {self.system!r} needs data.template = 'chat': no text template reads it")
+        if self.source_key is not None and self.source.startswith("task:"):
+            raise ValueError(
+                f"data.source_key = {self.source_key!r} with data.source = {self.source!r}: rows of a built-in task "
+                "name no source; expected None"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +53,14 @@ class Problem:
     Attributes:
       id: row of the source, from 0; of a file, its line.
       source: as in ``data.source``; of a task, with tier and split.
+      origin: what the row's ``data.source_key`` says: of a mixed file, the data set that the row came from.
     """
 
     id: int
     question: str
     answer: str
     source: str
+    origin: str | None = None
 
     @property
     def name(self) -> str:
@@ -81,7 +89,9 @@ class TaskProblems:
 Problems = Sequence[Problem] | TaskProblems
 
 
-def load_problems(source: str, *, tier: str, split: str, question_key: str, answer_key: str) -> Problems:
+def load_problems(
+    source: str, *, tier: str, split: str, question_key: str, answer_key: str, source_key: str | None = None
+) -> Problems:
     """The problems of a source.
 
     Args:
@@ -91,10 +101,11 @@ def load_problems(source: str, *, tier: str, split: str, question_key: str, answ
       question_key: of a row of a file or a data set. The value is a text.
       answer_key: the value is a text or a number. Of a worked solution in GSM8K's form, the answer is what stands
         after the last ``####``.
+      source_key: the value, a text or a number, names the source of the row; None: rows have none.
 
     Raises:
       FileNotFoundError: where the file is missing.
-      ValueError: where the source is unknown, unreadable or empty, or a row has no question or answer.
+      ValueError: where the source is unknown, unreadable or empty, or a row has no question, answer or source.
     """
     kind, _, name = source.partition(":")
     if kind == "task" and name in TASKS:
@@ -109,7 +120,7 @@ def load_problems(source: str, *, tier: str, split: str, question_key: str, answ
         raise ValueError(f"data source {source!r}: expected task:NAME, jsonl:PATH or hub:NAME")
     if not rows:
         raise ValueError(f"data source {source!r}: no rows")
-    return [_problem(row, source, index, question_key, answer_key) for index, row in rows]
+    return [_problem(row, source, index, question_key, answer_key, source_key) for index, row in rows]
 
 
 def first(problems: Problems, count: int) -> list[Problem]:
@@ -147,22 +158,28 @@ def _read_hub(name: str, split: str) -> list[tuple[int, Any]]:
     return list(enumerate(rows))
 
 
-def _problem(row: Any, source: str, index: int, question_key: str, answer_key: str) -> Problem:
+def _problem(row: Any, source: str, index: int, question_key: str, answer_key: str, source_key: str | None) -> Problem:
     name = _name(source, index)
     if not isinstance(row, Mapping):
         raise ValueError(f"{name}: {row!r}, expected an object with {question_key!r} and {answer_key!r}")
-    for key in (question_key, answer_key):
+    keys = [question_key, answer_key] + ([] if source_key is None else [source_key])
+    for key in keys:
         if key not in row:
             raise ValueError(f"{name}: no key {key!r}; the row has {', '.join(map(repr, row))}")
     question, answer = row[question_key], row[answer_key]
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
+    answer = _as_text(answer)
     if isinstance(answer, str):
         answer = answer.rpartition("####")[2].strip()
-    for key, value in ((question_key, question), (answer_key, answer)):
+    origin = None if source_key is None else _as_text(row[source_key])
+    for key, value in zip(keys, (question, answer, origin), strict=False):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{name}: {key!r} is {row[key]!r}, expected a text that is not empty")
-    return Problem(index, str(question), str(answer), source)
+    return Problem(index, str(question), str(answer), source, origin)
+
+
+def _as_text(value: Any) -> Any:
+    """A number as text; anything else as it is."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class PromptStream:
@@ -232,5 +249,6 @@ def _digest(*parts: object) -> bytes:
 def _fingerprint(problems: Problems) -> str:
     """A hash of all rows; of a task, of its name and first rows, which change when its generator does."""
     of_task = isinstance(problems, TaskProblems)
-    rows = [(problem.question, problem.answer) for problem in (first(problems, 8) if of_task else problems)]
+    counted = first(problems, 8) if of_task else problems
+    rows = [(problem.question, problem.answer, problem.origin) for problem in counted]
     return _digest(problems[0].source if of_task else "rows", rows).hex()

@@ -47,10 +47,24 @@ class Completions(NamedTuple):
     outcomes: list[Outcome]
     judge_seconds: float
 
+    @property
+    def correct(self) -> np.ndarray:
+        """bool [B]; ``reward.truncated`` changes what a row is paid, not whether it is right."""
+        return np.array([outcome is Outcome.CORRECT for outcome in self.outcomes])
+
+    @property
+    def parseable(self) -> np.ndarray:
+        """bool [B], whether an answer was found."""
+        return np.array([outcome is not Outcome.UNPARSEABLE for outcome in self.outcomes])
+
+    @property
+    def samples(self) -> int:
+        """G."""
+        return len(self.texts) // len(self.problems)
+
     def groups(self, kept: np.ndarray) -> Completions:
         """Only the groups at the indices ``kept``."""
-        samples = len(self.texts) // len(self.problems)
-        rows = (kept[:, None] * samples + np.arange(samples)).reshape(-1)
+        rows = (kept[:, None] * self.samples + np.arange(self.samples)).reshape(-1)
         return Completions(
             jax.tree.map(lambda x: x[rows], self.rollout),
             [self.problems[i] for i in kept],
@@ -174,7 +188,9 @@ def collect(
         drawn += fresh
         part = complete(session, prepared, fresh, ids, data, judge, key, samples=samples, sampling=settings.sampling)
         parts.append(part)
-        of_rows = keep_groups(algorithm, jnp.asarray(part.rewards), part.rollout.prompt_id)
+        of_rows = keep_groups(
+            algorithm, jnp.asarray(part.rewards), part.rollout.prompt_id, correct=jnp.asarray(part.correct)
+        )
         keeps = np.append(keeps, np.asarray(of_rows)[::samples])
         if keeps.sum() >= count:
             break
@@ -184,7 +200,21 @@ def collect(
         "groups_drawn": len(drawn),
         "groups_kept": min(int(keeps.sum()), count),
     }
+    if algorithm.resample_rounds > 1:
+        counts["effect/resample_rounds"] = float((kept_first >= count).mean())  # groups of a later round
     return join(parts).groups(kept_first), counts
+
+
+def complete_greedily(
+    session: Session, prepared: Params, completions: Completions, settings: Settings, judge: Judge, key: Array
+) -> Completions:
+    """One greedy completion of every problem of ``completions``, judged: one row a group.
+
+    Reference: Li et al., 2023, arXiv 2310.10505 (ReMax), whose baseline is its reward.
+    """
+    greedy = dataclasses.replace(settings.sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
+    ids = np.asarray(completions.rollout.prompt_id)[:: completions.samples]
+    return complete(session, prepared, completions.problems, ids, settings.data, judge, key, samples=1, sampling=greedy)
 
 
 def trim(rollout: Rollout) -> Rollout:

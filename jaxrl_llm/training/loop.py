@@ -11,20 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_llm.algorithm import needs_reference
+from jaxrl_llm.algorithm import needs_greedy, needs_reference
 from jaxrl_llm.data.prompts import Problem, PromptStream
 from jaxrl_llm.evaluation.evaluate import evaluate
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
-from jaxrl_llm.sampling.keys import ORDER, ROLLOUT, step_key
-from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.sampling.keys import GREEDY, ROLLOUT, step_key
+from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.checkpoint import Checkpoints
-from jaxrl_llm.training.collect import Completions, collect, trim
+from jaxrl_llm.training.collect import Completions, collect, complete_greedily
+from jaxrl_llm.training.learn import Lesson, learn
 from jaxrl_llm.training.log import RunLog
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session, evaluation_problems, open_session, training_problems
-from jaxrl_llm.training.step import Programs, add_metrics, init_state, make_programs
-from jaxrl_llm.types import Metrics, Params, TrainState
+from jaxrl_llm.training.step import Programs, make_programs
+from jaxrl_llm.types import Params, TrainState
 
 
 def train(settings: Settings, *, config: dict[str, Any]) -> Path:
@@ -47,12 +48,14 @@ def train(settings: Settings, *, config: dict[str, Any]) -> Path:
         ):
             if dropped:
                 log.console(f"{dropped} prompts longer than data.max_prompt_tokens were dropped")
-            _train(settings, session, PromptStream(problems, settings.seed), held_out, judge, log, checkpoints)
+            stream = PromptStream(problems, settings.seed)
+            _train(settings, config, session, stream, held_out, judge, log, checkpoints)
     return Path(settings.run_dir)
 
 
 def _train(
     settings: Settings,
+    config: dict[str, Any],
     session: Session,
     stream: PromptStream,
     held_out: list[Problem],
@@ -60,10 +63,10 @@ def _train(
     log: RunLog,
     checkpoints: Checkpoints,
 ) -> None:
-    programs = make_programs(settings, session.model)
+    programs = make_programs(settings, session.model, session.critic)
     # The update donates its state, so a reference policy keeps a copy of the parameters that the run starts from.
     reference = jax.tree.map(jnp.copy, session.params) if needs_reference(settings.algorithm) else None
-    state = init_state(session.params, programs.optimizer)
+    state = programs.init_state(session.params, settings.algorithm)
     start = checkpoints.latest or 0
     if start:
         state, extra = checkpoints.restore(start, state)
@@ -82,26 +85,30 @@ def _train(
         key = step_key(settings.seed, ROLLOUT, step)
         completions, counts = collect(session, prepared, stream, settings, judge, key)
         sampled = time.perf_counter()
-        state, means = _learn(step, settings, session, programs, state, reference, completions)
+        greedy = None
+        if needs_greedy(settings.algorithm):
+            key = step_key(settings.seed, GREEDY, step)
+            greedy = complete_greedily(session, prepared, completions, settings, judge, key)
+        baseline = time.perf_counter()
+        lesson = learn(step, settings, session, programs, state, reference, completions, greedy)
+        state = lesson.state
         prepared = session.prepare(state.params)
-        values = means | counts | _outcomes(completions)
-        values["learning_rate"] = float(
-            np.asarray(programs.learning_rate(int(state.step) - 1))
-        )  # of the last optimizer step
+        values = lesson.means | counts | _of_texts(completions, greedy)
+        values["learning_rate"] = _learning_rate(programs, state)
         seconds = time.perf_counter() - begun
 
         log.metrics(step, values)
         tokens = float(completions.rollout.mask.sum() + completions.rollout.prompt_length.sum())
-        log.speed(
-            step,
-            {
-                "seconds": seconds,
-                "rollout_seconds": sampled - begun - completions.judge_seconds,
-                "reward_seconds": completions.judge_seconds,
-                "update_seconds": seconds - (sampled - begun),
-                "tokens_per_second": tokens / seconds,
-            },
-        )
+        clock = {
+            "seconds": seconds,
+            "rollout_seconds": sampled - begun - completions.judge_seconds,
+            "reward_seconds": completions.judge_seconds,
+            "update_seconds": seconds - (baseline - begun),
+            "tokens_per_second": tokens / seconds,
+        }
+        log.speed(step, clock if greedy is None else clock | {"greedy_seconds": baseline - sampled})
+        if settings.log.rollouts_every and step % settings.log.rollouts_every == 0:
+            _save_rollout(step, settings, config, programs, lesson)
         last = step == settings.steps
         if held_out and (last or step % settings.evaluation.every == 0):
             accuracy = _evaluate(step, session, prepared, held_out, settings, judge, log)
@@ -110,47 +117,45 @@ def _train(
             checkpoints.save(step, state, {"stream": stream.state(), "log": log.position()})
 
 
-def _learn(
-    step: int,
-    settings: Settings,
-    session: Session,
-    programs: Programs,
-    state: TrainState,
-    reference: Params | None,
-    completions: Completions,
-) -> tuple[TrainState, dict[str, float]]:
-    """All optimizer steps of one rollout; the state after them, and the means of the rollout and of its updates."""
-    rollout = shard_rows(trim(completions.rollout), session.mesh)
-    from_trainer = settings.algorithm.old_logprobs == "trainer"
-    old = programs.score(state.params, rollout) if from_trainer else rollout.sampler_logprobs
-    ref = None if reference is None else programs.score(reference, rollout)
-    batch, metrics = programs.batch(rollout, completions.rewards, old, ref)
-    totals: Metrics = {}
-    for rows in _mini_batches(settings, step):
-        part = shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh)
-        state, of_update = programs.update(state, part)
-        totals = add_metrics(totals, of_update) if totals else of_update
-    means = jax.device_get({name: mean.value for name, mean in (metrics | totals).items()})
-    return state, {name: float(mean) for name, mean in means.items()}
-
-
-def _mini_batches(settings: Settings, step: int) -> list[np.ndarray]:
-    """Row indices of every optimizer step of a rollout: groups in a seeded order, a new one for each pass."""
-    prompts, samples = settings.data.prompts_per_step, settings.data.samples_per_prompt
-    batches = []
-    for epoch in range(settings.training.epochs):
-        order = np.arange(prompts)
-        if settings.training.mini_batches > 1:
-            key = jax.random.fold_in(step_key(settings.seed, ORDER, step), epoch)
-            order = np.asarray(jax.random.permutation(key, prompts))
-        rows = (order[:, None] * samples + np.arange(samples)).reshape(-1)
-        batches += np.split(rows, settings.training.mini_batches)
-    return batches
-
-
-def _outcomes(completions: Completions) -> dict[str, float]:
+def _of_texts(completions: Completions, greedy: Completions | None) -> dict[str, float]:
+    """Shares of the outcomes, the mean reward of each source that the data names, and the greedy texts' length."""
     counts = collections.Counter(completions.outcomes)
-    return {f"outcome/{outcome.value}": counts[outcome] / len(completions.outcomes) for outcome in Outcome}
+    values = {f"outcome/{outcome.value}": counts[outcome] / len(completions.outcomes) for outcome in Outcome}
+    rewards: dict[str, list[float]] = collections.defaultdict(list)
+    for row, reward in enumerate(completions.rewards):
+        origin = completions.problems[row // completions.samples].origin
+        if origin is not None:
+            rewards[origin].append(float(reward))
+    values |= {f"source/{origin}/reward": float(np.mean(of_source)) for origin, of_source in rewards.items()}
+    if greedy is not None:
+        values["greedy_length"] = float(np.asarray(greedy.rollout.mask).sum(axis=1).mean())
+    return values
+
+
+def _learning_rate(programs: Programs, state: TrainState) -> float:
+    """Of the policy's last optimizer step; 0 before its first, while a critic warms up."""
+    steps = int(state.step)
+    return float(np.asarray(programs.learning_rate(steps - 1))) if steps else 0.0
+
+
+def _save_rollout(step: int, settings: Settings, config: dict[str, Any], programs: Programs, lesson: Lesson) -> None:
+    """With the scores of the policy that the step's updates left, which takes one more forward pass."""
+    after = programs.score(lesson.state.params, lesson.rollout, None)
+    rollouts.save(
+        settings.run_dir,
+        rollouts.SavedRollout(
+            step=step,
+            config=config,
+            rollout=lesson.rollout,
+            rewards=lesson.judged.rewards,
+            correct=lesson.judged.correct,
+            parseable=lesson.judged.parseable,
+            old_logprobs=lesson.scored.old_logprobs,
+            ref_logprobs=lesson.scored.ref_logprobs,
+            logprobs=after.logprobs,
+            entropy=after.entropy,
+        ),
+    )
 
 
 def _evaluate(
@@ -177,13 +182,16 @@ def _evaluate(
 
 
 def _progress(step: int, steps: int, values: dict[str, float], accuracy: float | None, speed: float) -> str:
-    clip = "  ".join(
-        f"clip {side} {values[f'clip_fraction_{side}']:.4f}"
-        for side in ("low", "high")
-        if f"clip_fraction_{side}" in values
-    )
-    held = "" if accuracy is None else f"  acc {accuracy:.3f}"
-    return (
-        f"step {step:>{len(str(steps))}}/{steps}  reward {values['reward']:.3f}{held}  length {values['length']:.1f}  "
-        f"entropy {values['entropy']:.3f}  {clip}  {speed:,.0f} tok/s"
-    )
+    parts = [f"step {step:>{len(str(steps))}}/{steps}", f"reward {values['reward']:.3f}"]
+    if accuracy is not None:
+        parts.append(f"acc {accuracy:.3f}")
+    parts.append(f"length {values['length']:.1f}")
+    for name, label, digits in (  # what there is: in a critic's warm-up the policy takes no step
+        ("entropy", "entropy", 3),
+        ("explained_variance", "critic explains", 3),
+        ("effect/clip_low", "clip low", 4),
+        ("effect/clip_high", "clip high", 4),
+    ):
+        if name in values:
+            parts.append(f"{label} {values[name]:.{digits}f}")
+    return "  ".join([*parts, f"{speed:,.0f} tok/s"])

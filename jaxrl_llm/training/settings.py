@@ -47,8 +47,19 @@ class CheckpointSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """When a completion ends in a loop, see :func:`jaxrl_llm.core.shaping.loops`."""
+
+    window: int
+    period: int
+    repeats: int
+
+
+@dataclasses.dataclass(frozen=True)
 class LogSettings:
     tensorboard: bool
+    rollouts_every: int
+    loop: LoopSettings
 
 
 @dataclasses.dataclass(frozen=True)

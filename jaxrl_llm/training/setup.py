@@ -8,17 +8,18 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from jaxrl_llm.algorithm import needs_critic
 from jaxrl_llm.data import tokens
 from jaxrl_llm.data.prompts import Problem, Problems, first, load_problems
 from jaxrl_llm.data.templates import encode_prompts, keep_fitting
 from jaxrl_llm.data.tokens import Tokenizer
-from jaxrl_llm.models import hub
+from jaxrl_llm.models import hub, value_head
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.decoder import prepared_shardings
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.sharding import make_mesh
 from jaxrl_llm.training.settings import Settings
-from jaxrl_llm.types import Model, Params
+from jaxrl_llm.types import Critic, Model, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Session:
       source: the folder or file of the checkpoint that ``params`` came from.
       params: as loaded, on the mesh.
       stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
+      critic: None where the algorithm has none.
     """
 
     mesh: Mesh
@@ -38,6 +40,7 @@ class Session:
     params: Params
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
+    critic: Critic | None
 
     def prepare(self, params: Params) -> Params:
         """The sampling layout of ``params``: compute dtype, whole along fsdp, still split along tensor."""
@@ -69,7 +72,10 @@ def open_session(settings: Settings) -> Session:
     stop_ids = dict.fromkeys([*tokenizer.stop_ids, *(tokenizer.token_id(text) for text in settings.sampling.stop)])
     mesh = make_mesh(settings.mesh)
     policy = hub.load(settings.model.source, dtype=settings.model.dtype, remat=settings.model.remat, mesh=mesh)
-    return Session(mesh, source, config, policy.model, policy.params, tokenizer, tuple(stop_ids))
+    critic = None
+    if needs_critic(settings.algorithm):
+        critic = value_head.functions(config, dtype=settings.model.dtype, remat=settings.model.remat)
+    return Session(mesh, source, config, policy.model, policy.params, tokenizer, tuple(stop_ids), critic)
 
 
 def training_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) -> tuple[Problems, int]:
@@ -86,6 +92,7 @@ def training_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) ->
             split=data.split,
             question_key=data.question_key,
             answer_key=data.answer_key,
+            source_key=data.source_key,
         ),
         data,
         tokenizer,

@@ -17,7 +17,9 @@ from jaxrl_llm.models.decoder import prepared_shardings
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.sharding import MeshSettings, make_mesh, shard_rows
-from jaxrl_llm.training.step import init_state, make_batcher, make_scorer, make_slicer, make_update
+from jaxrl_llm.training.batch import make_slicer
+from jaxrl_llm.training.step import init_state, make_scorer
+from jaxrl_llm.training.update import make_update
 from tests import policies
 from tests.policies import CONFIG, IDS, LENGTHS, MODEL, PAD, PLAIN, PROMPTS, SAMPLES, STOPS
 
@@ -33,7 +35,7 @@ def rollout():
 
 @functools.cache
 def reference_logprobs():
-    return make_scorer(MODEL, PLAIN, micro_batches=2, chunk=64)(policies.params(1), rollout())
+    return make_scorer(MODEL, PLAIN, micro_batches=2, chunk=64)(policies.params(1), rollout(), None).logprobs
 
 
 @functools.cache
@@ -41,12 +43,12 @@ def one_step(algorithm, *, micro_batches=1, chunk=10_000, shuffled=False):
     """The gradients of a step, and its metrics."""
     taken, start = rollout(), policies.params()
     ref = reference_logprobs() if needs_reference(algorithm) else None
-    batch, metrics = make_batcher(algorithm, PLAIN.max_tokens)(taken, REWARDS, taken.sampler_logprobs, ref)
+    batch, metrics = policies.batch(algorithm, taken, REWARDS, ref_logprobs=ref)
     if shuffled:
         order = np.random.default_rng(0).permutation(ROWS)
         batch = jax.tree.map(lambda x: x[order], batch)
     update = make_update(MODEL, algorithm, PLAIN, OPTIMIZER, micro_batches=micro_batches, chunk=chunk)
-    state, of_update = update(init_state(policies.params(), OPTIMIZER), batch)
+    state, of_update = update(init_state(policies.params(), OPTIMIZER, algorithm), batch)
     return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, state.params), metrics | of_update
 
 
@@ -85,12 +87,12 @@ def test_on_policy_the_ratio_is_1_nothing_is_clipped_and_the_sampler_agrees():
     _, metrics = one_step(policies.algorithm())
     assert float(metrics["ratio"].value) == pytest.approx(1.0, abs=1e-5)
     assert float(metrics["kl_sampler"].value) < 1e-9
-    assert metrics["clip_fraction_low"].value == metrics["clip_fraction_high"].value == 0
+    assert metrics["effect/clip_low"].value == metrics["effect/clip_high"].value == 0
 
 
 def test_on_policy_the_clipped_gradient_is_the_reinforce_gradient():
     clipped, _ = one_step(policies.algorithm())
-    plain, _ = one_step(policies.algorithm(surrogate="reinforce"))
+    plain, _ = one_step(policies.algorithm(surrogate="reinforce", clip_low=None, clip_high=None))
     assert_same(clipped, plain, relative=GRADIENT)
 
 
@@ -99,20 +101,20 @@ def test_a_stop_token_has_a_gradient():
     taken = rollout()
     last = taken.mask & ~np.pad(taken.mask, ((0, 0), (0, 1)))[:, 1:] & ~taken.truncated[:, None]
     algorithm = policies.algorithm(baseline="none", scale="none")
-    batch, _ = make_batcher(algorithm, PLAIN.max_tokens)(taken, np.ones(ROWS), taken.sampler_logprobs, None)
+    batch, _ = policies.batch(algorithm, taken, np.ones(ROWS, np.float32))
     batch = dataclasses.replace(batch, advantages=jnp.where(last, 1.0, 0.0))
     small = optax.sgd(1e-4)  # the policy is steep: a long step overshoots
     update = make_update(MODEL, algorithm, PLAIN, small, micro_batches=1, chunk=10_000)
-    state, _ = update(init_state(policies.params(), small), batch)
+    state, _ = update(init_state(policies.params(), small, algorithm), batch)
     scorer = make_scorer(MODEL, PLAIN, micro_batches=1, chunk=10_000)
-    before, after = scorer(policies.params(), taken), scorer(state.params, taken)
+    before, after = (scorer(params, taken, None).logprobs for params in (policies.params(), state.params))
     assert last.any() and float(jnp.sum((after - before) * last)) > 1e-4
 
 
 def test_a_slice_has_the_weights_of_its_own_step():
     taken = rollout()
     algorithm = policies.algorithm()
-    batch, _ = make_batcher(algorithm, PLAIN.max_tokens)(taken, REWARDS, taken.sampler_logprobs, None)
+    batch, _ = policies.batch(algorithm, taken, REWARDS)
     part = make_slicer(algorithm, PLAIN.max_tokens)(batch, taken.prompt_id, np.arange(8))
     assert float(part.weights.sum()) == pytest.approx(1.0, abs=1e-5)
     np.testing.assert_array_equal(part.advantages, batch.advantages[:8])
@@ -131,8 +133,7 @@ def trained_on(mesh_sizes: tuple[int, int, int]):
         weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
         prepare = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))
         update = make_update(MODEL, algorithm, PLAIN, optimizer, micro_batches=2, chunk=64)
-        batcher = make_batcher(algorithm, PLAIN.max_tokens)
-        state = init_state(weights, optimizer)
+        state = init_state(weights, optimizer, algorithm)
         texts, losses = [], []
         for step in range(2):
             taken = generate(
@@ -146,7 +147,7 @@ def trained_on(mesh_sizes: tuple[int, int, int]):
                 pad_id=PAD,
             )
             taken = shard_rows(jax.device_get(taken), mesh)
-            batch, _ = batcher(taken, REWARDS, taken.sampler_logprobs, None)
+            batch, _ = policies.batch(algorithm, taken, REWARDS)
             state, metrics = update(state, batch)
             texts.append(np.asarray(taken.tokens))
             losses.append(float(metrics["loss"].value))

@@ -1,0 +1,47 @@
+"""A critic: a decoder of the policy's architecture with a linear value head in place of the output head.
+
+It is a network of its own. On a trunk that it shared with the policy, its gradient would move the policy, and a
+warm-up in which the critic alone learns would not be possible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_llm.models import decoder
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.types import Array, Critic, Params
+
+
+@functools.cache
+def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none") -> Critic:
+    """The critic of policies of ``config``; equal arguments give the same object (jit caches on it).
+
+    Parameters are {"trunk": the policy's without its output head, "value_head": {"kernel": [D], "bias": []}}.
+
+    Args:
+      config: of the policy.
+      dtype: as in :func:`jaxrl_llm.models.decoder.functions`, and so is ``remat``.
+    """
+    trunk = decoder.functions(dataclasses.replace(config, tied=True), dtype=dtype, remat=remat)  # no head of its own
+
+    def init(params: Params) -> Params:
+        """Copies of the policy's weights, where they lie, and a head of zeros: at first every value is 0."""
+        of_trunk = {name: tree for name, tree in params.items() if name != "head"}
+        scale = params["final_norm"]["scale"]  # [D], whole on every device: so is the head
+        head = {"kernel": jnp.zeros_like(scale), "bias": jnp.zeros_like(scale[0])}
+        return {"trunk": jax.tree.map(jnp.copy, of_trunk), "value_head": head}
+
+    def apply(params: Params, tokens: Array, positions: Array, segments: Array) -> Array:
+        return trunk.apply(params["trunk"], tokens, positions, segments)
+
+    def value(params: Params, hidden: Array) -> Array:
+        head = params["value_head"]
+        return jnp.einsum("...d,d->...", hidden.astype(jnp.float32), head["kernel"]) + head["bias"]
+
+    return Critic(init, apply, value)

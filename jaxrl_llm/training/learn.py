@@ -1,0 +1,146 @@
+"""What one rollout teaches: score it, weigh it, and take the optimizer steps over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrl_llm.algorithm import needs_exact_kl, needs_sum_pi_squared, next_controls, shape_rewards
+from jaxrl_llm.sampling.keys import ORDER, step_key
+from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.training.batch import Judged, Scored
+from jaxrl_llm.training.collect import Completions, trim
+from jaxrl_llm.training.settings import Settings
+from jaxrl_llm.training.setup import Session
+from jaxrl_llm.training.step import Programs
+from jaxrl_llm.training.update import add_metrics
+from jaxrl_llm.types import Metrics, Params, Rollout, TrainBatch, TrainState
+
+
+class Lesson(NamedTuple):
+    """What a rollout step did.
+
+    Attributes:
+      state: after all its optimizer steps.
+      means: of the rollout and of its updates, under the names of metrics.jsonl.
+      rollout, judged, scored: what it learned from, on the mesh.
+    """
+
+    state: TrainState
+    means: dict[str, float]
+    rollout: Rollout
+    judged: Judged
+    scored: Scored
+
+
+def learn(
+    step: int,
+    settings: Settings,
+    session: Session,
+    programs: Programs,
+    state: TrainState,
+    reference: Params | None,
+    completions: Completions,
+    greedy: Completions | None,
+) -> Lesson:
+    """All optimizer steps of one rollout.
+
+    Args:
+      step: of the rollout, from 1; in the first ``critic_warmup`` of them the policy does not learn.
+      state: donated.
+      reference: parameters of the reference policy, or None.
+      greedy: one greedy completion of every problem, or None.
+    """
+    algorithm = settings.algorithm
+    rollout = shard_rows(trim(completions.rollout), session.mesh)
+    judged = _judged(settings, completions, greedy)
+    scored = _scored(settings, programs, state, reference, rollout)
+    batch, controls, metrics = programs.batch(rollout, judged, scored, state.controls)
+    state = dataclasses.replace(state, controls=controls)
+    parts = [
+        shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh)
+        for rows in _mini_batches(settings, step)
+    ]
+    if programs.critic is not None:
+        state, of_critic = _updates(programs.critic.update, state, parts)
+        metrics = metrics | of_critic
+    if step > (algorithm.critic_warmup or 0):
+        in_loss = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
+        state, of_policy = _updates(programs.update, state, parts, reference if in_loss else None)
+        controls, of_controls = next_controls(
+            algorithm,
+            state.controls,
+            kl=of_policy["kl_ref"].value if "kl_ref" in of_policy else None,
+            entropy=of_policy["entropy"].value,
+            rows=len(completions.texts),
+        )
+        state = dataclasses.replace(state, controls=controls)
+        metrics = metrics | of_policy | of_controls
+    means = jax.device_get({name: mean.value for name, mean in metrics.items()})
+    return Lesson(state, {name: float(mean) for name, mean in means.items()}, rollout, judged, scored)
+
+
+def _updates(update, state: TrainState, parts: list[TrainBatch], *others) -> tuple[TrainState, Metrics]:
+    """One optimizer step for each part, and their metrics together."""
+    totals: Metrics = {}
+    for part in parts:
+        state, metrics = update(state, part, *others)
+        totals = add_metrics(totals, metrics) if totals else metrics
+    return state, totals
+
+
+def _judged(settings: Settings, completions: Completions, greedy: Completions | None) -> Judged:
+    samples = completions.samples
+    origins = [problem.origin for problem in completions.problems]
+    source = None
+    if settings.data.source_key is not None:
+        source = np.repeat(np.unique(np.array(origins), return_inverse=True)[1].astype(np.int32), samples)
+    of_greedy = None
+    if greedy is not None:
+        shaped = shape_rewards(
+            settings.algorithm,
+            greedy.rewards,  # type: ignore[arg-type]
+            mask=greedy.rollout.mask,
+            prompt_id=greedy.rollout.prompt_id,
+            max_tokens=settings.sampling.max_tokens,
+            tokens=greedy.rollout.tokens,
+            correct=greedy.correct,  # type: ignore[arg-type]
+            parseable=greedy.parseable,  # type: ignore[arg-type]
+        )
+        of_greedy = np.repeat(np.asarray(shaped.total), samples)
+    return Judged(completions.rewards, completions.correct, completions.parseable, source, of_greedy)
+
+
+def _scored(
+    settings: Settings, programs: Programs, state: TrainState, reference: Params | None, rollout: Rollout
+) -> Scored:
+    """What the algorithm reads of policy, reference and critic, before any update."""
+    algorithm = settings.algorithm
+    from_trainer = algorithm.old_logprobs == "trainer"
+    exact_in_reward = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
+    policy = None
+    if from_trainer or exact_in_reward or needs_sum_pi_squared(algorithm):
+        policy = programs.score(state.params, rollout, reference if exact_in_reward else None)
+    return Scored(
+        old_logprobs=policy.logprobs if policy is not None and from_trainer else rollout.sampler_logprobs,
+        policy=policy,
+        ref_logprobs=None if reference is None else programs.score(reference, rollout, None).logprobs,
+        values=None if programs.critic is None else programs.critic.values(state.critic_params, rollout),
+    )
+
+
+def _mini_batches(settings: Settings, step: int) -> list[np.ndarray]:
+    """Row indices of every optimizer step of a rollout: groups in a seeded order, a new one for each pass."""
+    prompts, samples = settings.data.prompts_per_step, settings.data.samples_per_prompt
+    batches = []
+    for epoch in range(settings.training.epochs):
+        order = np.arange(prompts)
+        if settings.training.mini_batches > 1:
+            key = jax.random.fold_in(step_key(settings.seed, ORDER, step), epoch)
+            order = np.asarray(jax.random.permutation(key, prompts))
+        rows = (order[:, None] * samples + np.arange(samples)).reshape(-1)
+        batches += np.split(rows, settings.training.mini_batches)
+    return batches
