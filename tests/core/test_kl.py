@@ -20,8 +20,7 @@ def expected(estimator, logits: jax.Array) -> jax.Array:
 
 
 def exact(logits: jax.Array) -> jax.Array:
-    logprobs = jax.nn.log_softmax(logits)
-    return jnp.sum(jnp.exp(logprobs) * (logprobs - REFERENCE))
+    return kl.exact(jax.nn.log_softmax(logits), REFERENCE)
 
 
 def test_k1_and_k3_are_unbiased_and_k3_is_never_negative():
@@ -65,3 +64,31 @@ def test_the_adaptive_coefficient_rises_with_too_much_kl_and_by_a_bounded_step()
     np.testing.assert_allclose(kl.adapted_coefficient(coefficient, jnp.asarray(0.11), **settings), 0.505, rtol=1e-5)
     np.testing.assert_allclose(kl.adapted_coefficient(coefficient, jnp.asarray(9.0), **settings), 0.51, rtol=1e-5)
     np.testing.assert_allclose(kl.adapted_coefficient(coefficient, jnp.asarray(0.0), **settings), 0.49, rtol=1e-5)
+
+
+def test_the_exact_kl_is_the_sum_over_the_vocabulary_and_zero_between_equals():
+    logprobs = jax.nn.log_softmax(LOGITS)
+    want = sum(np.exp(p) * (p - q) for p, q in zip(logprobs.tolist(), REFERENCE.tolist(), strict=True))
+    np.testing.assert_allclose(kl.exact(logprobs, REFERENCE), want, rtol=1e-5)
+    assert want > 0 and kl.exact(REFERENCE, REFERENCE) == 0
+    batch = jnp.stack([logprobs, REFERENCE])[None]
+    np.testing.assert_allclose(kl.exact(batch, jnp.broadcast_to(REFERENCE, batch.shape)), [[want, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reference_can", [True, False])
+def test_a_token_that_was_filtered_out_adds_nothing_to_the_exact_kl_and_has_no_gradient(reference_can: bool):
+    filtered = jax.nn.log_softmax(LOGITS.at[2].set(-jnp.inf))
+    reference = REFERENCE if reference_can else jax.nn.log_softmax(REFERENCE.at[2].set(-jnp.inf))
+    rest = np.array([0, 1, 3, 4, 5])
+    value, gradient = jax.value_and_grad(lambda x: kl.exact(x, reference))(filtered)
+    np.testing.assert_allclose(value, kl.exact(filtered[rest], reference[rest]), rtol=1e-6)
+    assert gradient[2] == 0 and np.all(np.isfinite(gradient))
+
+
+def test_a_token_that_only_the_reference_filters_out_makes_the_exact_kl_infinite():
+    assert kl.exact(jax.nn.log_softmax(LOGITS), REFERENCE.at[2].set(-jnp.inf)) == jnp.inf
+
+
+def test_a_clamped_k3_has_no_gradient_where_its_exponential_overflows():
+    value, gradient = jax.value_and_grad(lambda x: kl.k3(x, jnp.float32(0), clamp=10.0))(jnp.float32(-1e4))
+    assert (value, gradient) == (10, 0)

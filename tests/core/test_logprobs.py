@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl_llm.core.logprobs import log_prob_and_entropy
+from jaxrl_llm.core.logprobs import log_prob_and_entropy, sum_pi_squared
 
 RNG = np.random.default_rng(0)
 LOGITS = (3 * RNG.normal(size=(5, 7))).astype(np.float32)
@@ -62,3 +62,10 @@ def test_half_precision_logits_are_summed_in_single_precision():
     for one, other in zip(got, want, strict=True):
         assert one.dtype == jnp.float32
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_sum_of_squared_probabilities_is_the_chance_that_two_draws_agree():
+    logits = np.array([[0, 0, 0, 0], [0, 0, -np.inf, -np.inf], [1e4, 0, 0, 0], [0, 0, 1, 2]], np.float32)
+    p = np.exp(logits[3]) / np.exp(logits[3]).sum()
+    np.testing.assert_allclose(sum_pi_squared(jnp.asarray(logits)), [0.25, 0.5, 1.0, np.sum(p**2)], rtol=1e-6)
+    assert sum_pi_squared(jnp.asarray(logits, jnp.bfloat16)).dtype == jnp.float32

@@ -62,17 +62,19 @@ def test_a_value_inside_the_clip_has_the_plain_square():
     np.testing.assert_allclose(loss, [1.9**2], rtol=1e-6)  # far from its old value, though right: no gradient
 
 
-def test_clip_cov_chooses_at_most_its_budget_of_the_candidates_and_the_key_decides_which():
+def test_clip_cov_chooses_at_most_its_budget_of_the_candidates_and_the_scores_decide_which():
     mask = jnp.ones((4, 25), bool)
     cov = jnp.asarray(RNG.normal(size=(4, 25)), jnp.float32)
     binds = jnp.asarray(RNG.random((4, 25)) < 0.1)
     candidates = np.asarray((cov > 0.1) & (cov < 5) & ~binds)
     picks = []
     for seed in (0, 1):
+        scores = np.random.default_rng(seed).random((4, 25)).astype(np.float32)
         bounds = {"lowest": 0.1, "highest": 5.0, "budget": 0.1}
-        chosen = np.asarray(covariance.clip_cov_tokens(cov, mask, binds, jax.random.key(seed), **bounds))
+        chosen = np.asarray(covariance.clip_cov_tokens(cov, mask, binds, jnp.asarray(scores), **bounds))
         assert chosen.sum() == 10
         assert np.all(candidates[chosen])
+        assert scores[chosen].min() > scores[candidates & ~chosen].max()
         picks.append(chosen)
     assert np.any(picks[0] != picks[1])
 
@@ -81,5 +83,6 @@ def test_kl_cov_penalizes_the_tokens_of_largest_covariance_alone():
     cov = jnp.arange(20.0).reshape(4, 5)
     d = jnp.full((4, 5), -0.5)
     zero = jnp.zeros((4, 5))
-    loss = covariance.kl_cov_loss(d, zero, cov, jnp.ones((4, 5), bool), share=0.15, kl_coefficient=2.0)
+    chosen = covariance.kl_cov_tokens(cov, jnp.ones((4, 5), bool), share=0.15)
+    loss = covariance.kl_cov_loss(d, zero, chosen, kl_coefficient=2.0)
     np.testing.assert_allclose(loss.ravel(), [0] * 17 + [1.0] * 3)
