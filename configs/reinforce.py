@@ -12,6 +12,8 @@ def get_config():
     c = base.get_config()
     c.run_dir = "runs/reinforce"
     c.algorithm.surrogate = "reinforce"
+    c.algorithm.clip_low = None
+    c.algorithm.clip_high = None
     c.algorithm.baseline = "none"
     c.algorithm.scale = "none"
     c.algorithm.aggregation = "token_mean"

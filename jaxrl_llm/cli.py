@@ -41,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("question")
     sample.add_argument("--samples", type=int, default=1, metavar="K", help="completions to print (default 1)")
     add("explain", "print the objective that a config resolves to, in words and formula")
+    diff = add("diff", "print the keys in which two configs differ, with both values and formulas", config=False)
+    diff.add_argument("one", metavar="A.py", help="a config file")
+    diff.add_argument("other", metavar="B.py", help="another")
+    diff.epilog = "--config.path=value changes a key of both"
     add("pretrain", "make a small model from a built-in task")
     report = add("report", "write report.html into the folder of a run", config=False)
     report.add_argument("run", type=Path, help="folder of a run")
@@ -121,6 +125,12 @@ def _explain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(explain(settings))
 
 
+def _diff(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm.diff import diff
+
+    print(diff((arguments.one, arguments.other), overrides))
+
+
 def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm import config as configs
     from jaxrl_llm.training.pretrain import PretrainSettings, pretrain
@@ -154,6 +164,7 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "sample": _sample,
     "explain": _explain,
+    "diff": _diff,
     "pretrain": _pretrain,
     "report": _report,
     "convert": _convert,

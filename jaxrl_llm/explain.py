@@ -1,39 +1,18 @@
-"""The resolved objective of a config in words and formula: every line follows from the settings and nothing else."""
+"""The resolved objective of a config in words and formula: every line follows from the settings and nothing else.
+
+Formulas are those of the table in ``techniques``, with the config's values in place of the knobs. A knob that is off
+has no line.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 
-from jaxrl_llm.algorithm import KL_CLAMP, LOG_RATIO_CLAMP, Algorithm
+from jaxrl_llm import techniques
+from jaxrl_llm.algorithm import KL_CLAMP, LOG_RATIO_CLAMP
 from jaxrl_llm.training.settings import Settings
 
-_BASELINES = {
-    "none": ("r_i", "none is taken from the reward"),
-    "group": ("r_i − mean_g(r)", "mean_g is over the samples of the same prompt{group}"),
-    "batch": ("r_i − mean_b(r)", "mean_b is over all completions of the step"),
-    "leave_one_out": ("r_i − mean_g∖i(r)", "mean_g∖i is over the other samples of the same prompt{group}"),
-}
-_SCALES = {
-    "group": ("std_g(r)", "std_g is over the samples of the same prompt{group}"),
-    "batch": ("std_b(r)", "std_b is over the raw rewards of all completions of the step"),
-    "batch_centered": ("std_b(r − mean_g(r))", "std_b is over all completions, less their group's mean"),
-}
-_RATIOS = {
-    "token": ("ρ_t = exp(log π(o_t) − log π_old(o_t))", "one ratio a token"),
-    "sequence": ("ρ = exp(mean_t(log π(o_t) − log π_old(o_t)))", "one ratio a completion (GSPO)"),
-}
-_OLD = {
-    "sampler": "π_old is the policy that sampled, by the log-probabilities that the sampler recorded",
-    "trainer": "π_old is the policy that sampled, scored again by the trainer before the update",
-}
-_AGGREGATIONS = {
-    "token_mean": ("Σ_i Σ_t ℓ_it / Σ_i |o_i|", "every token of the optimizer step weighs the same"),
-    "sequence_mean": ("1/R Σ_i 1/|o_i| Σ_t ℓ_it", "each of the R completions weighs the same, however long"),
-    "prompt_mean": ("1/P Σ_p (Σ_i∈p Σ_t ℓ_it / Σ_i∈p |o_i|)", "each of the P prompts weighs the same"),
-    "sequence_sum": ("1/R Σ_i Σ_t ℓ_it", "the sum of each completion, averaged over the R completions"),
-    "constant": ("1/({constant}·B) Σ_i Σ_t ℓ_it", "a constant number of tokens for each of the B completions"),
-}
-_ESTIMATORS = {"k1": "x", "k2": "x²/2", "k3": "exp(−x) + x − 1"}
 _VERIFIERS = {
     "exact": "the same text after normalization",
     "math": "math-verify",
@@ -45,6 +24,60 @@ _FORMATS = {
     "last_number": "the last number",
     "any": "boxed, after ####, or the last number, whichever is found first",
 }
+_WITHOUT_STD = ("none", "nonzero_share")
+# The values at which a knob does nothing.
+_OFF: dict[str, tuple[object, ...]] = {"discount": (1.0,), "gae_lambda": (None,), "gae_lambda_returns": (None,)}
+_OFF |= {"batch_statistics": ("step",), "reward_combination": ("sum",), "resample_rounds": (1,)}
+_OFF_ELSE = (None, False, 0, "none")
+
+Line = tuple[str, str]
+
+
+def _show(name: str, value: object) -> str:
+    if value is None:
+        return {"low": "−∞", "high": "∞"}.get(name.rpartition("_")[2], "None")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+class _Table:
+    """The table of techniques with the values of one config."""
+
+    def __init__(self, s: Settings):
+        a = s.algorithm
+        values = dataclasses.asdict(a) | {
+            "max_tokens": s.sampling.max_tokens,
+            "samples": s.data.samples_per_prompt,
+            "overlong_start": s.sampling.max_tokens - a.overlong_buffer,
+            "clip_floor": None if a.clip_low is None else 1 - a.clip_low,
+            "clip_ceiling": None if a.clip_high is None else 1 + a.clip_high,
+        }
+        if a.aggregation_constant is None:
+            values["aggregation_constant"] = s.sampling.max_tokens
+        self.algorithm = a
+        self._values = {name: _show(name, value) for name, value in values.items()}
+
+    def is_level(self, knob: str) -> bool:
+        return (knob, getattr(self.algorithm, knob)) in techniques.TABLE and getattr(self.algorithm, knob) is not None
+
+    def _record(self, knob: str) -> techniques.Technique:
+        """The record of the knob's level, or of the knob if it has none."""
+        return techniques.get(knob, getattr(self.algorithm, knob) if self.is_level(knob) else None)
+
+    def formula(self, knob: str) -> str:
+        return techniques.fill(self._record(knob).formula, self._values)
+
+    def meaning(self, knob: str) -> str:
+        return techniques.fill(self._record(knob).meaning, self._values)
+
+    def line(self, knob: str) -> Line:
+        """A heading, with formula and meaning."""
+        return techniques.get(knob).title, f"{self.formula(knob)}: {self.meaning(knob)}"
+
+    def lines(self, *knobs: str) -> list[Line]:
+        """The lines of those that are on."""
+        return [self.line(knob) for knob in knobs if getattr(self.algorithm, knob) not in _OFF.get(knob, _OFF_ELSE)]
 
 
 def _rollout(s: Settings) -> str:
@@ -80,112 +113,119 @@ def _reward(s: Settings) -> str:
     )
 
 
-def _shaping(s: Settings) -> list[tuple[str, str]]:
-    """Terms that are added to the reward, if any."""
-    a, rows = s.algorithm, []
-    if a.overlong_buffer:
-        start = s.sampling.max_tokens - a.overlong_buffer
-        rows.append(
-            (
-                "Overlong penalty",
-                f"r_i − {a.overlong_penalty:g} · min(1, max(0, |o_i| − {start}) / {a.overlong_buffer}): nothing up to "
-                f"{start} tokens, the whole penalty at {s.sampling.max_tokens}",
-            )
-        )
-    return rows
-
-
-def _advantage(s: Settings) -> list[tuple[str, str]]:
-    a = s.algorithm
-    centred, mean = _BASELINES[a.baseline]
+def _advantage(t: _Table, s: Settings) -> list[Line]:
+    a, centred = t.algorithm, t.formula("baseline")
+    if a.baseline in ("critic", "optimal_token"):
+        return [t.line("baseline")]
     divided = a.scale != "none"
-    std, about_std = _SCALES[a.scale] if divided else ("", "")
     numerator = f"({centred})" if divided and a.baseline != "none" else centred
-    formula = f"{numerator} / ({std} + {a.scale_epsilon:g})" if divided else numerator
-    silent = a.baseline == "none" and s.reward.wrong == 0
-    group = f" ({s.data.samples_per_prompt} samples)"
-    return [
-        ("Advantage", f"A_i = {formula}, for every token of completion i"),
-        ("Mean", mean.format(group=group) + ("; a reward of 0 gives no gradient" if silent else "")),
-        ("Std", f"{about_std.format(group=group)}; where it is 0, A is 0" if divided else "none divides it"),
-        *([("Std ddof", _ddof(a.scale_ddof))] if divided else []),
-        *([("Std epsilon", f"{a.scale_epsilon:g}, added to the std")] if divided else []),
-    ]
+    divisor = t.formula("scale") if a.scale in _WITHOUT_STD else f"({t.formula('scale')} + {a.scale_epsilon:g})"
+    silent = "; a reward of 0 gives no gradient" if a.baseline == "none" and s.reward.wrong == 0 else ""
+    lines = [("Advantage", f"A_i = {numerator}{f' / {divisor}' if divided else ''}, for every token of completion i")]
+    if a.baseline == "none":
+        lines[0] = (lines[0][0], lines[0][1] + silent)
+    else:
+        group = f" ({s.data.samples_per_prompt} samples)" if "same prompt" in t.meaning("baseline") else ""
+        lines.append(("Mean", t.meaning("baseline") + group))
+    if divided:
+        group = f" ({s.data.samples_per_prompt} samples)" if a.scale == "group" else ""
+        zero = "" if a.scale in _WITHOUT_STD else "; where it is 0, A is 0"
+        lines.append(("Std", t.meaning("scale") + group + zero))
+    if divided and a.scale not in _WITHOUT_STD:
+        lines += [("Std ddof", _ddof(a.scale_ddof)), ("Std epsilon", t.meaning("scale_epsilon"))]
+    return lines
 
 
 def _ddof(ddof: int) -> str:
     return f"{ddof}: the variance divides by count − {ddof}" if ddof else "0: the variance divides by the count"
 
 
-def _after_advantage(a: Algorithm) -> list[tuple[str, str]]:
-    rows = []
-    if a.whiten:
-        rows.append(("Whitening", "A to mean 0 and std 1 over the tokens of the step"))
-    if a.advantage_clip is not None:
-        rows.append(("Advantage clip", f"A to [−{a.advantage_clip:g}, {a.advantage_clip:g}]"))
-    return rows
-
-
-def _surrogate(a: Algorithm) -> list[tuple[str, str]]:
-    extra = f" + {a.kl_coefficient:g}·{a.kl_estimator}" if a.kl_placement == "loss" else ""
-    extra += f" − {a.entropy_coefficient:g}·H" if a.entropy_coefficient else ""
+def _policy_loss(t: _Table) -> list[Line]:
+    a, surrogate = t.algorithm, t.formula("surrogate")
+    if a.correction != "none":
+        surrogate = f"w · ({surrogate})"
+    kl = ("ρ·" if a.kl_importance else "") + a.kl_estimator
+    extra = f" + {a.kl_coefficient:g}·{kl}" if a.kl_placement == "loss" else ""
+    extra += f" − {a.entropy_coefficient:g}·H" if a.entropy_coefficient or a.entropy_target is not None else ""
+    extra += f" − {a.positive_nll_coefficient:g}·[r > 0]·log π(o_t)" if a.positive_nll_coefficient else ""
+    token = ("Token loss", f"ℓ_it = {surrogate}{extra}; {t.meaning('surrogate')}")
     if a.surrogate == "reinforce":
-        return [("Token loss", f"ℓ_it = −A_i · log π(o_t){extra}; no ratio, no clip")]
-    formula, level = _RATIOS[a.ratio]
-    low, high = 1 - a.clip_low, 1 + a.clip_high
-    kind = "symmetric" if a.clip_low == a.clip_high else "the upper bound is its own (clip-higher)"
-    rows = [
-        ("Ratio", f"{formula}, the difference within ±{LOG_RATIO_CLAMP:g}; {level}; {_OLD[a.old_logprobs]}"),
-        ("Token loss", f"ℓ_it = −min(ρ·A_i, clip(ρ, {low:g}, {high:g})·A_i){extra}"),
-        ("Clip", f"[1 − {a.clip_low:g}, 1 + {a.clip_high:g}] = [{low:g}, {high:g}], {kind}"),
-    ]
-    if a.dual_clip is not None:
-        rows.append(("Dual clip", f"for A_i < 0 the token loss is at most {a.dual_clip:g} · |A_i|"))
-    return rows
+        return [token]
+    held = f"differences of log-probabilities within ±{LOG_RATIO_CLAMP:g}"
+    lines = [("Ratio", f"{t.formula('ratio')}: {t.meaning('ratio')}; {held}; {t.meaning('old_logprobs')}"), token]
+    return lines + _bounds(t)
 
 
-def _kl(a: Algorithm) -> str:
+def _bounds(t: _Table) -> list[Line]:
+    a, lines = t.algorithm, t.lines("dual_clip", "ratio_cap", "drop_clipped")
+    if a.clip_low is None or a.clip_high is None:
+        return lines
+    low, high, floor = f"{a.clip_low:g}", f"{a.clip_high:g}", 1 - a.clip_low
+    kind = "symmetric" if low == high else "the upper bound is its own (clip-higher)"
+    opened = "" if floor > 0 else "; no lower bound: a ratio is never below 0"
+    text = f"[1 − {low}, 1 + {high}] = [{floor:g}, {1 + a.clip_high:g}], {kind}{opened}"
+    if a.surrogate == "gmpo":
+        text = f"the log-ratio within [−{low}, {high}], {kind}"
+    if a.surrogate == "dppo":
+        text = f"π − π_old within [−{low}, {high}], either bound in the direction of A alone"
+        text = text if a.dppo_by_sign else f"|π − π_old| at most {high}, whatever the sign of A; clip_low is not read"
+    return [("Clip", text), *lines]
+
+
+def _gap(t: _Table) -> list[Line]:
+    """Weights and rejection for the gap between sampler and trainer."""
+    a, lines = t.algorithm, []
+    if a.correction != "none":
+        normalized = "" if a.correction_normalize == "none" else f"; then {t.formula('correction_normalize')}"
+        level = f"{t.formula('correction_level')}: {t.meaning('correction_level')}"
+        lines.append(("Correction", f"{t.formula('correction')}, {level}; {t.meaning('correction')}{normalized}"))
+    if a.rejection != "none":
+        level = f"{t.formula('rejection_level')}, {t.meaning('rejection_level')}"
+        x = "x_t = log π_old(o_t) − log π_sampler(o_t)"
+        lines.append(("Rejection", f"{t.formula('rejection')}; {level}; {x}; what is not kept counts nowhere"))
+    return lines
+
+
+def _kl(t: _Table) -> list[Line]:
+    a = t.algorithm
     if a.kl_placement == "none":
-        return "none: no reference model is kept"
-    where = {
-        "loss": "added to the token loss",
-        "reward": "taken from the reward of its token, so that A_it loses the sum of it from t on",
-    }[a.kl_placement]
-    estimator = f"{a.kl_estimator} = {_ESTIMATORS[a.kl_estimator]} within ±{KL_CLAMP:g}"
-    difference = f"x = log π(o_t) − log π_ref(o_t) within ±{LOG_RATIO_CLAMP:g}"
-    return f"{a.kl_coefficient:g} · {a.kl_estimator}, {where}; {estimator}, {difference}; π_ref is the starting policy"
+        return []
+    estimator = f"{a.kl_estimator} = {t.formula('kl_estimator')}"
+    if a.kl_estimator != "exact":
+        estimator += f" within ±{KL_CLAMP:g}, x = log π(o_t) − log π_ref(o_t) within ±{LOG_RATIO_CLAMP:g}"
+    start = f"{a.kl_coefficient:g} · {a.kl_estimator}, {t.meaning('kl_placement')}"
+    lines = [("KL", f"{start}; {estimator}; π_ref is the starting policy")]
+    return lines + t.lines("kl_importance", "kl_target")
 
 
-def _filters(a: Algorithm) -> str:
-    texts = []
-    if a.overlong_filter:
-        texts.append("truncated completions get no gradient (overlong filter)")
-    if a.group_filter == "zero_variance":
-        texts.append("groups whose rewards are all equal get no gradient")
+def _filters(t: _Table) -> list[Line]:
+    a = t.algorithm
+    texts = [t.meaning("overlong_filter")] if a.overlong_filter else []
+    if a.group_filter != "none":
+        texts.append(f"{t.meaning('group_filter')} get no gradient ({t.formula('group_filter')})")
     if a.resample_rounds > 1:
         texts.append(
-            f"prompts are drawn in up to {a.resample_rounds} rollouts a step until the batch is full of other groups "
-            "(dynamic sampling), and mean and std are those of that batch"
+            f"{t.meaning('resample_rounds')} (dynamic sampling, by rewards as judged), and mean and std are those of "
+            "that batch"
         )
     elif texts:
         texts.append("mean and std see all completions of the step, filtered ones too")
-    return "; ".join(texts) or "none"
+    return [("Filters", "; ".join(texts))] if texts else []
 
 
-def _denominator(s: Settings) -> str:
-    formula, meaning = _AGGREGATIONS[s.algorithm.aggregation]
-    constant = s.algorithm.aggregation_constant
-    value = s.sampling.max_tokens if constant is None else constant
-    filtered = s.algorithm.overlong_filter or s.algorithm.group_filter != "none"
-    note = "; filtered completions do not count" if filtered and s.algorithm.aggregation != "constant" else ""
-    return f"L = {formula.format(constant=f'{value:g}')} ({s.algorithm.aggregation}): {meaning}{note}"
+def _denominator(t: _Table) -> str:
+    a = t.algorithm
+    filtered = a.overlong_filter or a.group_filter != "none" or a.rejection != "none"
+    note = "; filtered completions do not count" if filtered and a.aggregation != "constant" else ""
+    return f"L = {t.formula('aggregation')} ({a.aggregation}): {t.meaning('aggregation')}{note}"
 
 
 def _steps(s: Settings) -> str:
-    t = s.training
-    count = t.epochs * t.mini_batches
-    rows = s.data.prompts_per_step * s.data.samples_per_prompt // t.mini_batches
-    text = f"epochs {t.epochs} × mini-batches {t.mini_batches} = {count} a rollout, of {rows} completions each"
+    training = s.training
+    count = training.epochs * training.mini_batches
+    rows = s.data.prompts_per_step * s.data.samples_per_prompt // training.mini_batches
+    text = f"epochs {training.epochs} × mini-batches {training.mini_batches} = {count} a rollout, of {rows} completions"
+    text += " each"
     if s.algorithm.surrogate == "reinforce" or count > 1:
         return text
     return (
@@ -204,27 +244,38 @@ def _optimizer(s: Settings) -> str:
     )
 
 
-def rows(settings: Settings) -> list[tuple[str, str]]:
+def rows(settings: Settings) -> list[Line]:
     """(heading, text) of every part of the objective, in the order in which a step computes them."""
-    a = settings.algorithm
-    entropy = (
-        f"{a.entropy_coefficient:g} · H, the entropy of π at each token, nats" if a.entropy_coefficient else "none"
-    )
+    t = _Table(settings)
     return [
         ("Rollout", _rollout(settings)),
         ("Sampling", _support(settings)),
         ("Reward", _reward(settings)),
-        *_shaping(settings),
-        *_advantage(settings),
-        *_after_advantage(a),
-        *_surrogate(a),
-        ("KL", _kl(a)),
-        ("Entropy bonus", entropy),
-        ("Filters", _filters(a)),
-        ("Denominator", _denominator(settings)),
+        *t.lines("format_coefficient", "overlong_buffer", "length_penalty", "repetition_coefficient"),
+        *t.lines("reward_combination"),
+        *_advantage(t, settings),
+        *t.lines("batch_statistics", "reward_clip", "discount", "gae_lambda", "gae_length_alpha"),
+        *t.lines(
+            "gae_lambda_returns", "whiten", "advantage_clip", "critic_learning_rate", "critic_warmup", "value_clip"
+        ),
+        *_policy_loss(t),
+        *t.lines("top_entropy_share", "bad_row_threshold", "positive_nll_coefficient"),
+        *_gap(t),
+        *_kl(t),
+        *t.lines("entropy_coefficient", "entropy_target"),
+        *_filters(t),
+        ("Denominator", _denominator(t)),
         ("Optimizer steps", _steps(settings)),
         ("Optimizer", _optimizer(settings)),
     ]
+
+
+def knob(settings: Settings, name: str) -> str:
+    """Formula and meaning of one knob of the algorithm as the settings resolve it; "off" where it does nothing."""
+    t = _Table(settings)
+    if t.lines(name):
+        return t.line(name)[1]
+    return t.meaning(name) if t.is_level(name) else "off"
 
 
 def explain(settings: Settings, *, width: int = 100) -> str:

@@ -39,11 +39,23 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": TRAINING,
     "config": CONFIG,
     "explain": TRAINING | {"techniques"},
-    "report": CONFIG | {"explain", "report"},
-    "cli": CONFIG | {"explain", "report"},
+    "diff": CONFIG | {"explain"},
+    "report": CONFIG | {"techniques", "explain", "report"},
+    "cli": CONFIG | {"explain", "diff", "report"},
 }
 
-WITHOUT_JAX = ("schema", "knobs", "techniques", "data", "rewards", "evaluation.metrics", "config", "explain", "report")
+WITHOUT_JAX = (
+    "schema",
+    "knobs",
+    "techniques",
+    "data",
+    "rewards",
+    "evaluation.metrics",
+    "config",
+    "explain",
+    "diff",
+    "report",
+)
 
 # Third-party package -> the only modules that may import it.
 FENCES: dict[str, tuple[str, ...]] = {
@@ -55,7 +67,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "tokenizers": ("data.tokens",),
     "jinja2": ("data.tokens",),
     "math_verify": ("rewards.equivalence",),
-    "optax": ("training.optimizer", "training.step", "training.pretrain"),
+    "optax": ("training.optimizer", "training.step", "training.update", "training.pretrain"),
     "orbax": ("training.checkpoint",),
     "tensorboardX": ("training.log",),
     "ml_collections": ("config",),

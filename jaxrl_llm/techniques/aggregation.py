@@ -102,7 +102,7 @@ RECORDS = (
         "overlong_filter",
         title="Overlong filter",
         formula="mask_it = 0 where completion i is truncated",
-        meaning="truncated completions get no gradient ({overlong_filter})",
+        meaning="truncated completions get no gradient",
         unit="true or false",
         source=f"{_DAPO}, section 3.4",
         study="Takeaway 8: clear gain at 8,192 tokens, nearly none at 20k, where more of the truncated answers are "

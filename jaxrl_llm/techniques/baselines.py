@@ -127,7 +127,8 @@ RECORDS = (
         "baseline",
         "optimal_token",
         title="Baseline",
-        formula="A_it = G_it − Σ_j W_jt G_jt / Σ_j W_jt, W_jt = Σ_s≤t (1 − 2 π_old(o_js) + Σ_v π_old(v)²)",
+        formula="A_it = G_it − Σ_j W_jt G_jt / (Σ_j W_jt + {scale_epsilon}), W_jt = Σ_s≤t (1 − 2 π_old(o_js) + Σ_v "
+        "π_old(v)²)",
         meaning="a baseline for each column of a group, weighted by the size of the gradient up to there",
         unit="[B, T]",
         source='Li et al., 2026, "The Optimal Token Baseline", as verl computes it',

@@ -73,7 +73,7 @@ RECORDS = (
         source="Schulman et al., 2017, arXiv 1707.06347: 0.2",
         study="0.2 throughout.",
         peers=("pg_clip_low (ROLL), clip_ratio_low (verl), epsilon (TRL, Tunix), eps_clip_low (OpenRLHF).",),
-        trap="1 opens the side.",
+        trap="1 opens the side. With dppo_by_sign false clip_high is the bound of both sides, and this is not read.",
         counts="tokens",
     ),
     Technique(

@@ -49,8 +49,8 @@ RECORDS = (
     Technique(
         "critic_warmup",
         title="Critic warm-up",
-        formula="the policy rests in the first {critic_warmup} steps",
-        meaning="only the critic learns in the first {critic_warmup} rollout steps",
+        formula="ℓ_it = 0 while the rollout step is below {critic_warmup}",
+        meaning="only the critic learns at first",
         unit="rollout steps",
         source="Yuan et al., 2025, arXiv 2503.01491 (VC-PPO), value pretraining; taken over by VAPO",
         trap="Metrics of the policy stand still meanwhile; that is no plateau.",

@@ -129,7 +129,7 @@ RECORDS = (
         "kl_importance",
         title="KL, importance",
         formula="ρ_t · KL_it",
-        meaning="the KL in the loss times the importance ratio, with its gradient ({kl_importance})",
+        meaning="the KL in the loss times the importance ratio, with its gradient",
         unit="true or false",
         source="DeepSeek-AI, 2025, arXiv 2512.02556 (DeepSeek-V3.2), unbiased KL estimate",
         peers=("use_bias_correction_kl in TRL, for k3.",),

@@ -152,7 +152,8 @@ RECORDS = (
         "separate",
         title="Several rewards",
         formula="A_i = (q_i − mean_b(q)) / (std_b(q) + {scale_epsilon}), q_i = Σ_f w_f · A_if",
-        meaning="baseline and scale act on each reward by itself; the weighted sum is normalized over the step",
+        meaning="baseline and scale act on each reward by itself; the weighted sum is normalized over the step "
+        "(ddof {scale_ddof})",
         source="Liu et al., 2026, arXiv 2601.05242 (GDPO)",
         peers=("TRL: normalize_then_sum, with epsilon 1e-4; verl has it too.",),
         trap="With a scale every reward has spread 1 within its group, however little it varies: a length penalty that "
