@@ -80,7 +80,8 @@ def get_config() -> ConfigDict:
     c.algorithm.gae_length_alpha = placeholder(float)  # λ = 1 - 1 / (alpha · length) in place of gae_lambda (VAPO)
     c.algorithm.whiten = False  # advantages to mean 0 and std 1 over the tokens of the step
     c.algorithm.advantage_clip = placeholder(float)  # to +-this; None: off
-    # policy loss of a token: ppo_clip, reinforce (-A log p), cispo, sapo, gmpo, topr, kimi, vespo, dppo, clip_cov, kl_cov
+    # policy loss of a token: ppo_clip, reinforce (-A log p), cispo, sapo, gmpo, topr, kimi, vespo, dppo, clip_cov,
+    # kl_cov
     c.algorithm.surrogate = "ppo_clip"
     # level of the importance ratio: token, sequence (GSPO), sequence_token (GSPO-token), sequence_product
     c.algorithm.ratio = "token"

@@ -61,11 +61,18 @@ def panels(samples: int) -> tuple[Panel, ...]:
             (("truncated", "rollouts"), ("eval/truncated", "held out")),
             share=True,
         ),
+        Panel(
+            "loops",
+            "Truncated completions that end in a loop",
+            (("repeat_ratio", "share of the truncated"),),
+            share=True,
+            note="By the rule of log.loop.",
+        ),
         Panel("entropy", "Entropy, nats a token", (("entropy", "mean"),)),
         Panel(
             "clip",
             "Tokens where the clip binds",
-            (("clip_fraction_high", "upper bound"), ("clip_fraction_low", "lower bound")),
+            (("effect/clip_high", "upper bound"), ("effect/clip_low", "lower bound")),
             share=True,
             note="Upper bound: A > 0; lower bound: A < 0.",
         ),
@@ -75,7 +82,22 @@ def panels(samples: int) -> tuple[Panel, ...]:
             (("kl_sampler", "to the sampler"), ("kl_ref", "to the starting policy")),
             note="To the sampler: 0 where trainer and sampler agree and the policy has not moved since the rollout.",
         ),
-        Panel("gradient", "Gradient norm, before clipping", (("gradient_norm", "norm"),)),
+        Panel(
+            "gradient",
+            "Gradient norm, before clipping",
+            (("gradient_norm", "policy"), ("critic_gradient_norm", "critic")),
+        ),
+        Panel(
+            "critic",
+            "Variance of the returns that the critic explains",
+            (("explained_variance", "share"),),
+            note="Before the step's updates. 1: it knows the returns; 0: no better than their mean.",
+        ),
+        Panel(
+            "coefficients",
+            "Adaptive coefficients",
+            (("kl_coefficient", "of the KL"), ("entropy_coefficient", "of the entropy")),
+        ),
         Panel(
             "groups",
             "Groups whose rewards are all equal",

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxrl_llm import config as configs
 from jaxrl_llm import explain
-from jaxrl_llm.report import curves
+from jaxrl_llm.report import curves, effects
 from jaxrl_llm.report.style import STYLE
 
 _TEXTS = 6  # problems shown before and after
@@ -88,24 +88,6 @@ def _tiles(metrics: Sequence[Row], speed: Sequence[Row], samples: int) -> list[t
     if rates:
         tiles.append(("Speed", f"{statistics.median(rates):,.0f}", "tokens a second, median"))
     return tiles
-
-
-def _inert(settings_rows: Mapping[str, Any], metrics: Sequence[Row]) -> list[str]:
-    """Knobs that are on and touched nothing in the whole run."""
-    algorithm = settings_rows.get("algorithm", {})
-    effects = (
-        ("clip_high", algorithm.get("surrogate") == "ppo_clip", "clip_fraction_high", "the upper clip bound"),
-        ("clip_low", algorithm.get("surrogate") == "ppo_clip", "clip_fraction_low", "the lower clip bound"),
-        ("dual_clip", algorithm.get("dual_clip") is not None, "dual_clip_fraction", "the dual clip"),
-        ("advantage_clip", algorithm.get("advantage_clip") is not None, "advantage_clipped", "the advantage clip"),
-        ("overlong_filter", algorithm.get("overlong_filter"), "truncated", "the overlong filter"),
-        ("group_filter", algorithm.get("group_filter") != "none", "zero_variance_groups", "the group filter"),
-    )
-    return [
-        f"algorithm.{key} = {algorithm[key]}: {what} touched nothing in the whole run"
-        for key, on, metric, what in effects
-        if on and (points := curves.series(metrics, metric)) and all(value == 0 for _, value in points)
-    ]
 
 
 def _sample(row: Row | None) -> str:
@@ -211,7 +193,7 @@ def write(run_dir: str | Path) -> Path:
         f'<div class="tile">{_element("h3", name)}{_element("p", value, class_="value")}{_element("p", remark)}</div>'
         for name, value, remark in _tiles(metrics, speed, k)
     )
-    inert = "".join(_element("li", line) for line in _inert(config, metrics))
+    inert = "".join(_element("li", line) for line in effects.inert(config, metrics))
     model, data = config.get("model", {}).get("source"), config.get("data", {}).get("source")
     page = "".join(
         (

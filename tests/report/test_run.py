@@ -5,19 +5,23 @@ from __future__ import annotations
 import html.parser
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from jaxrl_llm import config as configs
-from jaxrl_llm.report import curves, run
+from jaxrl_llm.report import curves, effects, run
 from jaxrl_llm.training.log import RunLog
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.py"
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'too' ≥\x00"
 
 
-def make_run(folder: Path, *, steps: int = 40, overrides: tuple[str, ...] = (), **fixed: float) -> Path:
+def make_run(
+    folder: Path, *, steps: int = 40, overrides: tuple[str, ...] = (), fixed: Mapping[str, float] = MappingProxyType({})
+) -> Path:
     """A run folder whose accuracy rises from 0.3; ``fixed`` replaces metrics by a constant."""
     config = configs.load(QUICKSTART, overrides).to_dict()
     with RunLog(folder, config, tensorboard=False) as log:
@@ -29,7 +33,7 @@ def make_run(folder: Path, *, steps: int = 40, overrides: tuple[str, ...] = (), 
                 log.samples(step, [sample(problem, step) for problem in range(3)])
             if step:
                 values = {"reward": accuracy, "length": 20.0, "entropy": 1 / step, "kl_sampler": math.nan}
-                log.metrics(step, values | {"clip_fraction_low": 0.01, "clip_fraction_high": 0.02} | fixed)
+                log.metrics(step, values | {"effect/clip_low": 0.01, "effect/clip_high": 0.02} | dict(fixed))
                 log.speed(step, {"seconds": 2.0, "tokens_per_second": 1000.0})
     return folder
 
@@ -144,12 +148,21 @@ def test_the_same_files_give_the_same_page(written):
     assert run.write(path.parent).read_text() == text
 
 
-def test_a_knob_that_touched_nothing_is_named(tmp_path):
-    make_run(tmp_path, overrides=("algorithm.dual_clip=3.0",), dual_clip_fraction=0.0, clip_fraction_high=0.0)
+def test_a_knob_that_changed_nothing_is_named_with_its_value_and_what_it_counts(tmp_path):
+    zero = {"effect/dual_clip": 0.0, "effect/clip_high": 0.0, "effect/overlong_filter": math.nan}
+    overrides = ("algorithm.dual_clip=3.0", "algorithm.overlong_filter=True")
+    make_run(tmp_path, overrides=overrides, fixed=zero)
     shown = "".join(Page(run.write(tmp_path).read_text()).texts)
-    assert "algorithm.dual_clip = 3.0: the dual clip touched nothing in the whole run" in shown
-    assert "algorithm.clip_high = 0.2: the upper clip bound touched nothing" in shown
+    assert "algorithm.dual_clip = 3.0 changed no token in the whole run" in shown
+    assert "algorithm.clip_high = 0.2 changed no token" in shown
+    assert "algorithm.overlong_filter = true changed no row" in shown
     assert "algorithm.clip_low" not in shown.partition("Curves")[0]
+    assert effects.inert_of(tmp_path) == sorted(effects.inert_of(tmp_path)) and len(effects.inert_of(tmp_path)) == 3
+
+
+def test_one_step_at_which_a_knob_changed_something_is_enough():
+    rows = [{"effect/clip_low": 0.0}, {"reward": 1.0}, {"effect/clip_low": 0.01}, {"effect/clip_low": None}]
+    assert effects.inert({"algorithm": {"clip_low": 0.2}}, rows) == []
 
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path):
