@@ -128,7 +128,7 @@ def _gae(token_rewards: jax.Array, inputs: Inputs, *, gamma: float, lam: float, 
     return {"advantages": values, "returns": values + masks.keep(inputs["values"], mask)}
 
 
-def adv_gae(inputs: Inputs, *, gamma: float, lam: float, gap: str, whiten: dict[str, Any] | None) -> Outputs:
+def adv_gae(inputs: Inputs, *, gamma: float, lam: float, gap: str, whiten: dict[str, Any] | None = None) -> Outputs:
     outputs = _gae(inputs["token_rewards"], inputs, gamma=gamma, lam=lam, gap=gap)
     if whiten:
         outputs["whitened"] = _whiten(outputs["advantages"], inputs["mask"], **whiten)
@@ -170,13 +170,13 @@ def adv_pipeline(
     inputs: Inputs,
     *,
     baseline: str,
-    gamma: float,
-    lam: float,
-    kl_coef: float,
-    group_std: dict[str, Any] | None,
-    reward_clip: list[float] | None,
     returns: str,
-    normalise: dict[str, Any] | None,
+    gamma: float,
+    lam: float = 1.0,
+    kl_coef: float = 0.0,
+    group_std: dict[str, Any] | None = None,
+    reward_clip: list[float] | None = None,
+    normalise: dict[str, Any] | None = None,
 ) -> Outputs:
     rows = (inputs["group"], _everyone(inputs))
     centers = {"none": adv.minus_nothing, "leave_one_out": adv.minus_mean_of_others}

@@ -36,9 +36,9 @@ def is_weights(
     *,
     level: str,
     mode: str,
-    low: float | None,
-    high: float | None,
-    log_ratio_clamp: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    log_ratio_clamp: float | None = None,
     batch_normalise: str | None = None,
     keep: list[dict[str, Any]] | None = None,
 ) -> Outputs:
@@ -82,7 +82,7 @@ def is_weights_areal(
     *,
     metric: str,
     action: str,
-    upper: float | None,
+    upper: float | None = None,
     lower: float | None = None,
     log_ratio_clamp: float | None = None,
 ) -> Outputs:
@@ -109,7 +109,7 @@ def _log(bound: float | None) -> float | None:
     return math.log(bound) if bound > 0 else -math.inf
 
 
-def rejection_mask(inputs: Inputs, *, log_ratio_clamp: float | None, rules: list[dict[str, Any]]) -> Outputs:
+def rejection_mask(inputs: Inputs, *, rules: list[dict[str, Any]], log_ratio_clamp: float | None = None) -> Outputs:
     mask = inputs["mask"]
     x = _gap(inputs, log_ratio_clamp)
     keep = mask

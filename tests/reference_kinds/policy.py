@@ -56,8 +56,8 @@ def pg_ppo_clip(
     agg: dict[str, Any],
     eps_low: float,
     eps_high: float,
-    dual_clip: float | None,
-    log_ratio_clamp: float | None,
+    dual_clip: float | None = None,
+    log_ratio_clamp: float | None = None,
     approx_kl: str = "clamped",
     delta: float | None = None,
     kl: dict[str, Any] | None = None,
@@ -78,7 +78,7 @@ def pg_ppo_clip(
         kept = mismatch.keep_bad_rows_near_policy(p.row_advantages(), gap, p.mask, **off_policy_mask)
         loss = masks.keep(loss, kept[:, None])
     if kl is not None:
-        beta, times_ratio = kl["beta"], kl["times_ratio"]
+        beta, times_ratio = kl["beta"], kl.get("times_ratio", False)
         estimate = {k: v for k, v in kl.items() if k not in ("beta", "times_ratio")}
         k = estimate_kl(p.log_prob, masks.keep(inputs["ref_log_prob"], p.mask), **estimate)
         loss = loss + beta * (k * p.ratio if times_ratio else k)
@@ -164,8 +164,8 @@ def pg_cispo(
     inputs: Inputs,
     *,
     agg: dict[str, Any],
-    ratio_min: float | None,
-    ratio_max: float | None,
+    ratio_min: float | None = None,
+    ratio_max: float | None = None,
     log_ratio_clamp: float | None = None,
     drop_clipped: bool = False,
 ) -> Outputs:
@@ -183,19 +183,19 @@ def pg_truncated_is(inputs: Inputs, *, agg: dict[str, Any], ratio_min: float, ra
 
 
 def pg_sapo(
-    inputs: Inputs, *, agg: dict[str, Any], tau_pos: float, tau_neg: float, log_ratio_clamp: float | None
+    inputs: Inputs, *, agg: dict[str, Any], tau_pos: float, tau_neg: float, log_ratio_clamp: float | None = None
 ) -> Outputs:
     p = Policy(inputs, log_ratio_clamp)
     loss = losses.soft_gate(p.ratio, p.advantages, temperature_positive=tau_pos, temperature_negative=tau_neg)
     return p.outputs(p.weighted(loss), agg, clip_frac=jnp.zeros(()))
 
 
-def pg_reinforce(inputs: Inputs, *, agg: dict[str, Any]) -> Outputs:
-    p = Policy(inputs)
+def pg_reinforce(inputs: Inputs, *, agg: dict[str, Any], log_ratio_clamp: float | None = None) -> Outputs:
+    p = Policy(inputs, log_ratio_clamp)
     return p.outputs(p.weighted(losses.reinforce(p.log_prob, p.advantages)), agg)
 
 
-def value_loss(inputs: Inputs, *, agg: dict[str, Any], clip: float | None, factor: float) -> Outputs:
+def value_loss(inputs: Inputs, *, agg: dict[str, Any], clip: float | None = None, factor: float = 1.0) -> Outputs:
     mask = inputs["mask"]
     values, old_values, targets = (masks.keep(inputs[name], mask) for name in ("values", "old_values", "returns"))
     loss = losses.value_loss(values, old_values, targets, clip=clip)

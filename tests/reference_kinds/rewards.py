@@ -21,8 +21,8 @@ def estimate_kl(
     ref_log_prob: jax.Array,
     *,
     estimator: str,
-    log_ratio_clamp: float | None,
-    out_clamp: float | None,
+    log_ratio_clamp: float | None = None,
+    out_clamp: float | None = None,
 ) -> jax.Array:
     return ESTIMATORS[estimator](log_prob, ref_log_prob, log_ratio_clamp=log_ratio_clamp, clamp=out_clamp)
 
@@ -43,8 +43,9 @@ def reward_kl(inputs: Inputs, *, coef: float, controller: dict[str, Any], **esti
 
 def kl_controller(inputs: Inputs, *, init: float, **controller: Any) -> Outputs:
     coefficient, coefficients = jnp.asarray(init), []
+    known = {"error_clip": 0.2} | controller
     for measured, rows in zip(inputs["kl"], inputs["samples"], strict=True):
-        coefficient = kl.adapted_coefficient(coefficient, measured, rows=rows, **controller)
+        coefficient = kl.adapted_coefficient(coefficient, measured, rows=rows, **known)
         coefficients.append(coefficient)
     return {"coef": jnp.stack(coefficients)}
 
@@ -54,10 +55,10 @@ def reward_running_norm(inputs: Inputs, *, center: str, initial_count: float, ep
     for rewards in inputs["rewards"]:
         everyone = jnp.ones(rewards.shape, bool)
         moments = running.merge(moments, rewards, everyone)
-        if center == "group_mean":
+        if center in ("group_mean", "group"):
             centred = advantages.minus_group_mean(rewards, inputs["group"], everyone)
         else:
-            assert center == "running_mean"
+            assert center in ("running_mean", "running")
             centred = rewards - moments.mean
         normalised.append(advantages.scaled(centred, running.std(moments), epsilon=eps))
     stack = jnp.stack(normalised)
@@ -80,7 +81,7 @@ def group_filter(inputs: Inputs, *, bounds: str, low: float, high: float) -> Out
     return {"keep": shaping.mean_between(scores, inputs["group"], where, low=low, high=high)}
 
 
-def overlong(inputs: Inputs, *, max_length: int, buffer: int, factor: float, floor: float | None) -> Outputs:
+def overlong(inputs: Inputs, *, max_length: int, buffer: int, factor: float, floor: float | None = None) -> Outputs:
     lengths = inputs["lengths"]
     sizes = {"max_tokens": max_length, "buffer": buffer}
     return {"penalty": shaping.overlong_penalty(lengths, **sizes, penalty=factor, floor=floor)}
