@@ -18,7 +18,7 @@ _MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 )
-_COMPUTES = ("train", "evaluate", "sample", "pretrain")
+_COMPUTES = ("train", "evaluate", "sample", "pretrain", "microscope")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,6 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("one", metavar="A.py", help="a config file")
     diff.add_argument("other", metavar="B.py", help="another")
     diff.epilog = "--config.path=value changes a key of both"
+    microscope = add("microscope", "compare what recipes do, token by token, on saved rollouts", config=False)
+    microscope.add_argument("--rollouts", type=Path, required=True, metavar="DIR", help="folder rollouts of a run")
+    microscope.add_argument(
+        "--recipes", required=True, metavar="A,B", help="names in configs/ or files; first: reference"
+    )
+    microscope.add_argument(
+        "--parameters", action="store_true", help="gradients by the parameters of the run's last checkpoint"
+    )
+    microscope.add_argument("--to", type=Path, metavar="FILE", help="the figure (default: microscope.svg in DIR)")
     add("pretrain", "make a small model from a built-in task")
     report = add("report", "write report.html into the folder of a run", config=False)
     report.add_argument("run", type=Path, help="folder of a run")
@@ -76,6 +85,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
 
     from jaxrl_llm import config as configs
+    from jaxrl_llm.report.effects import inert_of
     from jaxrl_llm.report.run import write
 
     config = configs.load(arguments.config, overrides)
@@ -83,7 +93,10 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     configs.check(settings, devices=jax.device_count())
     from jaxrl_llm.training.loop import train  # after the checks: it imports flax, orbax and more
 
-    print(f"report: {write(train(settings, config=config.to_dict()))}")
+    run = train(settings, config=config.to_dict())
+    for line in inert_of(run):
+        print(line)
+    print(f"report: {write(run)}")
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -131,6 +144,16 @@ def _diff(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(diff((arguments.one, arguments.other), overrides))
 
 
+def _microscope(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm import microscope
+
+    _refuse(overrides, "microscope")
+    recipes = {Path(name).stem: microscope.load_recipe(name) for name in arguments.recipes.split(",")}
+    result = microscope.compare_folder(recipes, arguments.rollouts, parameters=arguments.parameters)
+    print(microscope.table(result))
+    print(microscope.draw(result, arguments.to or arguments.rollouts / "microscope.svg"))
+
+
 def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm import config as configs
     from jaxrl_llm.training.pretrain import PretrainSettings, pretrain
@@ -165,6 +188,7 @@ _COMMANDS = {
     "sample": _sample,
     "explain": _explain,
     "diff": _diff,
+    "microscope": _microscope,
     "pretrain": _pretrain,
     "report": _report,
     "convert": _convert,

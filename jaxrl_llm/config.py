@@ -137,19 +137,20 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
         lambda value: value >= 1,
         "steps training.epochs training.mini_batches training.score_chunk evaluation.problems evaluation.samples "
-        "checkpoint.keep",
+        "checkpoint.keep log.loop.window log.loop.period",
     ),
+    ("at least 2", lambda value: value >= 2, "log.loop.repeats"),
     (
         "0 or more",
         lambda value: value >= 0,
         "seed training.micro_batch optimizer.warmup_steps optimizer.weight_decay evaluation.every evaluation.top_k "
-        "evaluation.texts evaluation.temperature checkpoint.every",
+        "evaluation.texts evaluation.temperature checkpoint.every log.rollouts_every",
     ),
     ("above 0", lambda value: value > 0, "optimizer.learning_rate optimizer.epsilon optimizer.clip_norm"),
     ("above 0: greedy samples of a prompt are all equal", lambda value: value > 0, "sampling.temperature"),
     ("above 0 and at most 1", lambda value: 0 < value <= 1, "evaluation.top_p"),
     ("0 or more and below 1", lambda value: 0 <= value < 1, "optimizer.beta1 optimizer.beta2"),
-    ("not empty", bool, "run_dir model.source data.source evaluation.source"),
+    ("not empty", bool, "run_dir model.source data.source data.source_key evaluation.source"),
 )
 
 
@@ -198,8 +199,19 @@ def check(settings: Settings, *, devices: int | None) -> None:
             if value is not None and not holds(value):
                 raise ValueError(f"{path} = {value!r}: expected {expected}")
     _check_rows(settings, devices)
+    knobs = settings.algorithm
+    if knobs.batch_statistics == "source" and settings.data.source_key is None:
+        raise ValueError(
+            f"algorithm.batch_statistics = {knobs.batch_statistics!r} with data.source_key = None: expected the key of "
+            "a row that names its source"
+        )
+    if (knobs.critic_warmup or 0) >= settings.steps:
+        raise ValueError(
+            f"algorithm.critic_warmup = {knobs.critic_warmup} with steps = {settings.steps}: expected fewer, or the "
+            "policy never learns"
+        )
     algorithm.check(
-        settings.algorithm,
+        knobs,
         samples_per_prompt=settings.data.samples_per_prompt,
         max_tokens=settings.sampling.max_tokens,
     )

@@ -200,6 +200,23 @@ def test_a_loaded_config_is_locked_and_survives_a_round_trip_through_json():
         (["optimizer.clip_norm=0"], ["optimizer.clip_norm = 0.0", "above 0"]),
         (["optimizer.beta2=1"], ["optimizer.beta2 = 1.0", "below 1"]),
         (["checkpoint.keep=0"], ["checkpoint.keep = 0", "at least 1"]),
+        (["log.rollouts_every=-1"], ["log.rollouts_every = -1", "0 or more"]),
+        (["log.loop.repeats=1"], ["log.loop.repeats = 1", "at least 2"]),
+        (
+            ["algorithm.baseline=batch", "algorithm.batch_statistics=source"],
+            ["batch_statistics = 'source'", "data.source_key = None"],
+        ),
+        (
+            [
+                "steps=3",
+                "algorithm.baseline=critic",
+                "algorithm.gae_lambda=0.9",
+                "algorithm.gae_lambda_returns=1",
+                "algorithm.critic_learning_rate=1e-4",
+                "algorithm.critic_warmup=3",
+            ],
+            ["critic_warmup = 3 with steps = 3", "never learns"],
+        ),
         (["run_dir="], ["run_dir = ''", "not empty"]),
     ],
 )

@@ -11,6 +11,7 @@ KEYS = {"tier": "easy", "split": "train", "question_key": "question", "answer_ke
 FIELDS = {
     **KEYS,
     "source": "task:addition",
+    "source_key": None,
     "template": "{question}",
     "system": "",
     "max_prompt_tokens": 8,
@@ -27,6 +28,18 @@ def write_lines(path, *rows):
 
 def finite(count, text="q"):
     return [Problem(row, f"{text}{row}", str(row), "jsonl:made.jsonl") for row in range(count)]
+
+
+def test_a_row_names_its_source_where_a_key_says_so(tmp_path):
+    rows = [{"question": "a", "answer": 1, "set": "gsm8k"}, {"question": "b", "answer": 2, "set": 7}]
+    source = write_lines(tmp_path / "mixed.jsonl", *rows)
+    assert [p.origin for p in first(load_problems(source, **KEYS, source_key="set"), 9)] == ["gsm8k", "7"]
+    assert [p.origin for p in first(load_problems(source, **KEYS), 9)] == [None, None]
+    with pytest.raises(ValueError, match=r"mixed\.jsonl, line 1: no key 'origin'; the row has .*'set'"):
+        load_problems(source, **KEYS, source_key="origin")
+    blank = write_lines(tmp_path / "blank.jsonl", {"question": "a", "answer": 1, "set": " "})
+    with pytest.raises(ValueError, match=r"blank\.jsonl, line 1: 'set' is ' ', expected a text"):
+        load_problems(blank, **KEYS, source_key="set")
 
 
 def test_rows_of_a_file_become_problems(tmp_path):
@@ -176,6 +189,7 @@ def test_a_place_in_other_data_or_of_another_seed_is_refused():
         ("long_prompts", "cut"),
         ("template", "Question:"),
         ("system", "Be brief."),  # no text template reads it
+        ("source_key", "origin"),  # a built-in task has no rows to read it from
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused_by_name(key, value):

@@ -15,6 +15,7 @@ SETTINGS = DataSettings(
     split="train",
     question_key="question",
     answer_key="answer",
+    source_key=None,
     template="{question}=",
     system="",
     max_prompt_tokens=4,
