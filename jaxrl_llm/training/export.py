@@ -10,28 +10,27 @@ import jax
 
 from jaxrl_llm.data import tokens
 from jaxrl_llm.models import hub, weights
+from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.save import save
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from jaxrl_llm.training.checkpoint import FOLDER, Checkpoints
+from jaxrl_llm.types import Params
 
 
-def convert(run: Path, to: Path) -> Path:
-    """Writes the parameters of the last checkpoint in ``run``, in float32, with the tokenizer of the model it began
-    from.
+def last_params(run: Path) -> tuple[Path, ModelConfig, Params]:
+    """(checkpoint that the run began from, its config, parameters of the run's last checkpoint in float32).
 
     Raises:
       FileNotFoundError: no run, or no checkpoint in it.
-      FileExistsError: ``to`` holds something already.
+      ValueError: the checkpoint is damaged.
     """
     file = run / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{run}: no run: looked for config.json")
     if not (run / FOLDER).is_dir():
         raise FileNotFoundError(f"{run}: no checkpoint yet: looked for {run / FOLDER}")
-    if to.exists() and any(to.iterdir()):
-        raise FileExistsError(f"--to {to} is not empty: choose another folder")
     source = hub.resolve(json.loads(file.read_text())["model"]["source"])
-    config, tokenizer = hub.load_config(source), tokens.load(source)
+    config = hub.load_config(source)
     mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1))
     with Checkpoints(run, read_only=True) as checkpoints:
         abstract = jax.tree.map(
@@ -39,7 +38,21 @@ def convert(run: Path, to: Path) -> Path:
             weights.abstract_params(config),
             weights.shardings(config, mesh),
         )
-        params = checkpoints.restore_params(abstract)
+        return source, config, checkpoints.restore_params(abstract)
+
+
+def convert(run: Path, to: Path) -> Path:
+    """Writes the parameters of the last checkpoint in ``run``, in float32, with the tokenizer of the model it began
+    from.
+
+    Raises:
+      FileNotFoundError, ValueError: as :func:`last_params` says.
+      FileExistsError: ``to`` holds something already.
+    """
+    if to.exists() and any(to.iterdir()):
+        raise FileExistsError(f"--to {to} is not empty: choose another folder")
+    source, config, params = last_params(run)
+    tokenizer = tokens.load(source)
     save(config, jax.device_get(params), to, dtype="float32", generation_config=_generation(tokenizer))
     tokenizer.save(to)
     return to
