@@ -51,18 +51,19 @@ def kl_controller(inputs: Inputs, *, init: float, **controller: Any) -> Outputs:
 
 
 def reward_running_norm(inputs: Inputs, *, center: str, initial_count: float, eps: float) -> Outputs:
-    moments, normalised = running.initial(initial_count), []
-    for rewards in inputs["rewards"]:
-        everyone = jnp.ones(rewards.shape, bool)
+    everyone = jnp.ones(inputs["group"].shape, bool)
+
+    def normalise(moments: running.Moments, rewards: jax.Array) -> tuple[running.Moments, jax.Array]:
         moments = running.merge(moments, rewards, everyone)
         if center in ("group_mean", "group"):
             centred = advantages.minus_group_mean(rewards, inputs["group"], everyone)
         else:
             assert center in ("running_mean", "running")
             centred = rewards - moments.mean
-        normalised.append(advantages.scaled(centred, running.std(moments), epsilon=eps))
-    stack = jnp.stack(normalised)
-    return {"normalised": stack, "mean": moments.mean, "std": running.std(moments), "count": moments.count}
+        return moments, advantages.scaled(centred, running.std(moments), epsilon=eps)
+
+    moments, normalised = jax.lax.scan(normalise, running.initial(initial_count), inputs["rewards"])
+    return {"normalised": normalised, "mean": moments.mean, "std": running.std(moments), "count": moments.count}
 
 
 def kl_full(inputs: Inputs) -> Outputs:
