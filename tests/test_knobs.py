@@ -1,3 +1,5 @@
+"""Which knobs may stand together: every range, every reader and every contradiction is refused by name."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,7 +8,8 @@ import re
 import pytest
 
 from configs.base import get_config
-from jaxrl_llm.algorithm import Algorithm, check
+from jaxrl_llm import knob_rules
+from jaxrl_llm.knobs import Algorithm, check, levels
 from tests.strategies import algorithm
 
 
@@ -70,3 +73,106 @@ def test_knobs_that_fit_pass():
     check(algorithm(), samples_per_prompt=1, max_tokens=1)
     full = {"baseline": "group", "scale": "group", "group_filter": "zero_variance", "overlong_buffer": 64}
     check(algorithm(**full), samples_per_prompt=2, max_tokens=64)
+
+
+BELOW = [
+    (name, (-1 if bound == "0" else 0) if kind == "or more" else int(bound))
+    for bound, kind, names in knob_rules._RANGES
+    for name in names.split()
+]
+SHARES = [(name, value) for name in knob_rules._SHARES.split() for value in (-0.1, 1.1)]
+
+
+@pytest.mark.parametrize(("name", "value"), [*BELOW, *SHARES])
+def test_a_value_just_out_of_its_range_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^algorithm\.{name} = {re.escape(repr(value))}: expected "):
+        algorithm(**{name: value})
+
+
+@pytest.mark.parametrize("low", ["cov_low", "correction_low", "rejection_low", "difficulty_low"])
+def test_a_lower_bound_that_is_not_below_the_upper_one_is_refused(low):
+    with pytest.raises(ValueError, match=rf"algorithm\.{low} = 0\.5: expected less than"):
+        algorithm(**{low: 0.5, low.replace("low", "high"): 0.5})
+
+
+def other_level(selector: str, readers: knob_rules.Readers) -> str:
+    """A level under which nothing reads the knob."""
+    return next(
+        level for level in ("reinforce", *levels(selector)) if level in set(levels(selector)) - {*readers.levels}
+    )
+
+
+VALUES = {
+    "dual_clip": 2.0,
+    "dppo_by_sign": True,
+    "critic_warmup": 1,
+    "correction_level": "token",
+    "rejection_level": "token",
+}
+
+
+@pytest.mark.parametrize("name", knob_rules.READERS)
+def test_a_knob_that_nothing_reads_is_refused_with_who_would_read_it(name):
+    readers = knob_rules.READERS[name]
+    level = other_level(readers.selector, readers)
+    named = (
+        f"with algorithm.{readers.selector} = {level!r}: only {readers.selector} {', '.join(readers.levels)} reads it"
+    )
+    with pytest.raises(ValueError, match=re.escape(named)):
+        algorithm(**{readers.selector: level, name: VALUES.get(name, 0.5)})
+
+
+@pytest.mark.parametrize("name", [name for name, readers in knob_rules.READERS.items() if readers.required])
+def test_a_knob_that_a_level_needs_must_have_a_value(name):
+    readers = knob_rules.READERS[name]
+    for level in readers.levels:
+        with pytest.raises(ValueError, match=rf"algorithm\.{name} = None with .* = '{level}': expected a value"):
+            algorithm(**{readers.selector: level, name: None})
+
+
+GAP = {"old_logprobs": "trainer"}
+KL = {"kl_placement": "loss", "kl_coefficient": 0.1}
+CONTRADICTIONS = [
+    {"overlong_buffer": 8, "overlong_penalty": 0.0},
+    {"repetition_coefficient": 0.1},
+    {"repetition_ngram": 3},
+    {"reward_combination": "separate"},
+    {"reward_combination": "separate", "format_coefficient": 0.1, "baseline": "critic"},
+    {"scale": "group", "baseline": "critic"},
+    {"batch_statistics": "source", "baseline": "running", "scale": "batch"},
+    {"batch_statistics": "source", "baseline": "group", "scale": "nonzero_share"},
+    {"discount": 0.9, "baseline": "optimal_token"},
+    {**KL, "kl_placement": "reward", "baseline": "optimal_token"},
+    {"baseline": "critic", "gae_lambda": 0.9, "gae_length_alpha": 0.1},
+    {"ratio": "sequence", "surrogate": "gmpo"},
+    {"surrogate": "dppo", "dppo_by_sign": False, "clip_low": 0.1, "clip_high": 0.2},
+    {"drop_clipped": True},
+    {**KL, "kl_importance": True, "ratio": "sequence"},
+    {"positive_nll_coefficient": 0.1, "surrogate": "reinforce"},
+    {"correction": "mask"},
+    {"rejection": "k2"},
+    {**GAP, "correction_normalize": "rows"},
+    {"kl_placement": "reward"},
+    {"kl_coefficient": 0.1},
+    {**KL, "kl_estimator": "k1"},
+    {**KL, "kl_estimator": "exact", "kl_importance": True},
+    {**KL, "kl_placement": "reward", "kl_importance": True},
+    {**KL, "surrogate": "reinforce", "kl_importance": True},
+    {**KL, "kl_target": 0.1},
+    {"entropy_step": 0.1},
+    {"resample_rounds": 2},
+]
+
+
+@pytest.mark.parametrize("changes", CONTRADICTIONS, ids=str)
+def test_a_contradiction_is_refused_with_both_knobs_and_what_was_expected(changes):
+    with pytest.raises(ValueError, match=r"^algorithm\.\w+ = .* with algorithm\.\w+ = .*: ."):
+        algorithm(**changes)
+
+
+def test_every_contradiction_has_a_case(monkeypatch):
+    seen = set()
+    monkeypatch.setattr(knob_rules, "check_contradictions", lambda a: None)
+    for changes in CONTRADICTIONS:
+        seen |= {rule for rule, (found, *_) in enumerate(knob_rules._contradictions(algorithm(**changes))) if found}
+    assert seen == set(range(len(list(knob_rules._contradictions(algorithm())))))
