@@ -1,20 +1,96 @@
-"""Every file in configs/ loads, and the recipes are what their papers say."""
+"""Every file in configs/ loads, the recipes are what their papers say, and docs/recipes.md is what they are."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from jaxrl_llm import config as configs
+from jaxrl_llm import diff, explain, techniques
 from jaxrl_llm.training.pretrain import PretrainSettings
 from jaxrl_llm.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py"))
-RECIPES = ("reinforce", "grpo", "dapo", "lite_ppo")
 PRETRAINED_HERE = "configs/models/tiny_base.py"  # of `jaxrl-llm pretrain`
+
+NO_CLIP = {"clip_low": None, "clip_high": None}
+REINFORCE = {"surrogate": "reinforce", **NO_CLIP}
+GROUP = {"baseline": "group", "scale": "group"}
+# Recipe -> every knob in which it differs from configs/base.py.
+RECIPES: dict[str, dict[str, object]] = {
+    "reinforce": REINFORCE,
+    "rloo": {
+        **REINFORCE,
+        "baseline": "leave_one_out",
+        "aggregation": "sequence_sum",
+        "kl_placement": "reward",
+        "kl_estimator": "k1",
+        "kl_coefficient": 0.03,
+    },
+    "remax": {**REINFORCE, "baseline": "greedy", "aggregation": "sequence_sum"},
+    "reinforce_pp": {"whiten": True, "kl_placement": "reward", "kl_estimator": "k1", "kl_coefficient": 0.001},
+    "reinforce_pp_baseline": {
+        "baseline": "group",
+        "whiten": True,
+        "kl_placement": "loss",
+        "kl_estimator": "k2",
+        "kl_coefficient": 0.001,
+    },
+    "grpo": {**GROUP, "aggregation": "sequence_mean", "kl_placement": "loss", "kl_coefficient": 0.04},
+    "dr_grpo": {"baseline": "group", "aggregation": "constant"},
+    "dapo": {
+        **GROUP,
+        "clip_high": 0.28,
+        "overlong_buffer": 9,
+        "group_filter": "zero_variance",
+        "resample_rounds": 10,
+    },
+    "lite_ppo": {"baseline": "group", "scale": "batch"},
+    "gspo": {**GROUP, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "sequence_mean"},
+    "cispo": {**GROUP, "surrogate": "cispo", "clip_low": 1.0, "clip_high": 4.0},
+    "sapo": {
+        **GROUP,
+        **NO_CLIP,
+        "surrogate": "sapo",
+        "sapo_temperature_positive": 1.0,
+        "sapo_temperature_negative": 1.05,
+        "aggregation": "sequence_mean",
+    },
+    "gmpo": {**GROUP, "surrogate": "gmpo", "clip_low": 0.4, "clip_high": 0.4, "aggregation": "sequence_mean"},
+    "topr": {
+        **NO_CLIP,
+        "surrogate": "topr",
+        "ratio": "sequence_product",
+        "topr_weight_positive": 1.0,
+        "topr_weight_negative": 1.0,
+        "aggregation": "sequence_sum",
+    },
+    "opo": {**REINFORCE, "baseline": "length_weighted", "aggregation": "sequence_sum"},
+    "gpg": {**REINFORCE, "baseline": "group", "scale": "nonzero_share"},
+    "ppo": {
+        "baseline": "critic",
+        "gae_lambda": 0.95,
+        "gae_lambda_returns": 0.95,
+        "critic_learning_rate": 1e-4,
+        "critic_warmup": 0,
+        "value_clip": 0.2,
+        "whiten": True,
+    },
+    "vapo": {
+        "baseline": "critic",
+        "gae_length_alpha": 0.05,
+        "gae_lambda_returns": 1.0,
+        "critic_learning_rate": 1e-4,
+        "critic_warmup": 10,
+        "clip_high": 0.28,
+        "positive_nll_coefficient": 0.1,
+    },
+}
+SHIPPED_RUNS = ("gsm8k", "quickstart", "quickstart_real")
 
 
 def settings(name: str) -> Settings:
@@ -28,6 +104,7 @@ def test_every_config_loads_and_has_a_header(path):
     parsed = configs.parse(configs.load(ROOT / path, (), section), section)
     if isinstance(parsed, Settings):
         configs.check(parsed, devices=1)
+        assert "Token loss" in dict(explain.rows(parsed))
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -57,69 +134,27 @@ def is_run(path: Path) -> bool:
     return str(path) != PRETRAINED_HERE and path.stem != "paper"
 
 
-PLAIN = {
-    "baseline": "none",
-    "scale": "none",
-    "scale_ddof": 1,
-    "scale_epsilon": 1e-6,
-    "whiten": False,
-    "advantage_clip": None,
-    "surrogate": "ppo_clip",
-    "ratio": "token",
-    "clip_low": 0.2,
-    "clip_high": 0.2,
-    "dual_clip": None,
-    "kl_placement": "none",
-    "kl_coefficient": 0.0,
-    "entropy_coefficient": 0.0,
-    "aggregation": "token_mean",
-    "overlong_filter": False,
-    "overlong_buffer": 0,
-    "group_filter": "none",
-    "resample_rounds": 1,
-}
+def test_every_config_beside_the_base_and_the_shipped_runs_is_a_recipe():
+    names = {path.stem for path in FILES if path.parent.name == "configs"}
+    assert names - {"base", *SHIPPED_RUNS} == RECIPES.keys()
 
 
-@pytest.mark.parametrize(
-    ("name", "differences"),
-    [
-        ("reinforce", {"surrogate": "reinforce"}),
-        ("lite_ppo", {"baseline": "group", "scale": "batch"}),
-        (
-            "grpo",
-            {
-                "baseline": "group",
-                "scale": "group",
-                "aggregation": "sequence_mean",
-                "kl_placement": "loss",
-                "kl_estimator": "k3",
-                "kl_coefficient": 0.04,
-            },
-        ),
-        (
-            "dapo",
-            {
-                "baseline": "group",
-                "scale": "group",
-                "clip_high": 0.28,
-                "overlong_buffer": 9,
-                "overlong_penalty": 1.0,
-                "group_filter": "zero_variance",
-                "resample_rounds": 10,
-            },
-        ),
-    ],
-)
-def test_a_recipe_is_what_its_paper_says_and_nothing_else(name, differences):
-    algorithm = settings(name).algorithm
-    for key, value in (PLAIN | differences).items():
-        assert getattr(algorithm, key) == value, key
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_what_its_paper_says_and_nothing_else(name):
+    base, algorithm = dataclasses.asdict(settings("base").algorithm), dataclasses.asdict(settings(name).algorithm)
+    assert {knob: value for knob, value in algorithm.items() if value != base[knob]} == RECIPES[name]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "reinforce"])
-def test_a_recipe_with_a_clip_takes_several_steps_a_rollout_so_that_it_can_bind(name):
-    training = settings(name).training
-    assert training.epochs * training.mini_batches > 1
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_with_a_ratio_takes_several_steps_a_rollout_so_that_it_is_not_one(name):
+    s = settings(name)
+    assert (s.training.epochs * s.training.mini_batches > 1) == (s.algorithm.surrogate != "reinforce")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_two_recipes_have_the_same_objective(name):
+    for other in RECIPES.keys() - {name}:
+        assert settings(other).algorithm != settings(name).algorithm, other
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_real", "gsm8k", "models/paper"])
@@ -148,3 +183,53 @@ def test_the_models_of_the_study_have_its_hyperparameters(name, source):
     assert s.data.template == "chat"
     assert s.data.system == r"Please reason step by step, and put your final answer within \boxed{}."
     assert (s.reward.correct, s.reward.wrong, s.reward.verifier, s.reward.answer_format) == (1.0, 0.0, "math", "boxed")
+
+
+# docs/recipes.md
+
+COLUMNS = {
+    "advantage": ("Baseline", "Scale, discount, whitening", "Critic"),
+    "policy loss": ("Policy loss", "Ratio, clips and token masks", "Sampler and trainer"),
+    "KL, entropy": ("KL and entropy",),
+    "what counts": ("Aggregation and filters",),
+    "beside": ("Rewards",),
+}
+
+
+def table() -> str:
+    """The recipes, one a row, with every key in which they differ from the base."""
+    column_of = {record.knob: column for column, families in COLUMNS.items()
+                 for family in families for record in techniques.FAMILIES[family]}  # fmt: skip
+    lines = ["| recipe | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name in RECIPES:
+        cells: dict[str, list[str]] = {column: [] for column in COLUMNS}
+        for difference in diff.differences(settings("base"), settings(name)):
+            section, _, key = difference.path.rpartition(".")
+            shown = f"{difference.path if section != 'algorithm' else key} {difference.values[1]}"
+            cells[column_of[key] if section == "algorithm" else "beside"].append(shown)
+        lines.append(f"| `{name}` | " + " | ".join(", ".join(cell) for cell in cells.values()) + " |")
+    return "\n".join(lines)
+
+
+def headers() -> str:
+    """Of each recipe what it is, its source, and where others differ, as its file says."""
+    parts = []
+    for name in RECIPES:
+        text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text())) or ""
+        title, _, rest = text.partition("\n\n")
+        words = " ".join(rest.partition("Command:")[0].split())
+        source, _, differs = words.partition(" Differs: ")
+        lines = [f"**`{name}`** {title}", source]
+        parts.append("  \n".join([*lines, *([f"Differs: {differs}"] if differs else [])]))
+    return "\n\n".join(parts)
+
+
+@pytest.mark.parametrize("generated", [table, headers])
+def test_the_page_of_recipes_is_what_the_files_say(generated):
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert generated() in page, f"docs/recipes.md should hold:\n{generated()}"
+
+
+def test_the_page_of_recipes_names_no_recipe_that_does_not_exist():
+    rows = [line for line in (ROOT / "docs" / "recipes.md").read_text().splitlines() if line.startswith("| `")]
+    assert {line.split("`")[1] for line in rows} == RECIPES.keys()
