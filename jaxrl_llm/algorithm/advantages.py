@@ -55,9 +55,9 @@ def advantages(
     """A_{i,t}: the row's (r_i - baseline) / scale at its last token, less coefficient · kl, summed to go, then shaped.
 
     Statistics are those of all scored rows, filtered ones included; filters act on the mask only. A reward of NaN could
-    not be scored: its row enters no statistic, has advantage 0 and no gradient. Where a standard deviation is exactly
-    0 there is nothing to tell rows apart by, and the quotient is 0. Whitening uses ``scale_ddof`` and
-    ``scale_epsilon`` too, over tokens.
+    not be scored: its row enters no statistic, has advantage 0 and no gradient; so do the rows of a prompt whose greedy
+    completion, their baseline, could not be scored. Where a standard deviation is exactly 0 there is nothing to tell
+    rows apart by, and the quotient is 0. Whitening uses ``scale_ddof`` and ``scale_epsilon`` too, over tokens.
 
     Sums to go and GAE pass over the gaps of a mask: a token that the policy did not write costs neither discount nor
     lambda.
@@ -87,6 +87,8 @@ def advantages(
         controls=controls,
     )  # fmt: skip
     scored = ~jnp.isnan(rewards.judged)
+    if a.baseline == "greedy" and greedy_rewards is not None:
+        scored = scored & ~jnp.isnan(greedy_rewards)
     tokens = mask.astype(bool) & scored[:, None]
     if "running" in (a.baseline, a.scale):
         assert controls is not None
@@ -153,7 +155,8 @@ def _over_tokens(
         lam = _gae_lambda(a, rows.length)
         result = returns.gae(rewards, values, tokens, gamma=a.discount, lam=lam)
         targets = values + returns.gae(rewards, values, tokens, gamma=a.discount, lam=a.gae_lambda_returns)
-        metrics |= {"effect/baseline": Mean.of(result != flat, tokens), "value": Mean.of(values, tokens)}
+        alone = returns.gae(rewards, jnp.zeros_like(values), tokens, gamma=a.discount, lam=1.0)
+        metrics |= {"effect/baseline": Mean.of(result != alone, tokens), "value": Mean.of(values, tokens)}
         metrics["return"] = Mean.of(targets, tokens)
         if a.discount != 1:
             undiscounted = returns.gae(rewards, values, tokens, gamma=1.0, lam=lam)

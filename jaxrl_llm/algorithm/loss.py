@@ -140,7 +140,7 @@ def _leave_out(a: Algorithm, token_loss: Array, terms: Terms, batch: TrainBatch)
 
 
 def _reference_kl(a: Algorithm, terms: Terms, batch: TrainBatch, exact_kl: Array | None) -> Array:
-    if exact_kl is not None:
+    if a.kl_estimator == "exact" and exact_kl is not None:
         return masks.keep(exact_kl, terms.mask)
     assert batch.ref_logprobs is not None
     kl = kl_estimate(a, terms.logprobs, masks.keep(batch.ref_logprobs, terms.mask))

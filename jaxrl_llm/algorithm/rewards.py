@@ -57,7 +57,7 @@ def shape_rewards(
     """The judge's rewards and a column for each addition that is on: format, overlong, length, repetition.
 
     Args:
-      rewards: [B]; NaN stays NaN.
+      rewards: [B]; NaN stays NaN, and its row is in no group whose lengths are compared.
       mask: bool [B, T]; a completion is as long as it has tokens here, the stop token included.
       prompt_id: int [B].
       max_tokens: the limit of a completion, in tokens.
@@ -69,6 +69,7 @@ def shape_rewards(
       ValueError: a knob that is on reads an argument that is None.
     """
     a, length = algorithm, jnp.sum(mask, axis=1)
+    parts = [masks.as_float(rewards)]
     columns: list[tuple[str, float, Array]] = []
     if a.format_coefficient > 0:
         columns.append(("format_coefficient", a.format_coefficient, masks.as_float(_given(a, "parseable", parseable))))
@@ -79,14 +80,14 @@ def shape_rewards(
         columns.append(("overlong_buffer", a.overlong_penalty, penalty))
     if a.length_penalty != "none":
         assert a.length_coefficient is not None
-        columns.append(
-            ("length_penalty", a.length_coefficient, _length_penalty(a, length, correct, prompt_id, max_tokens))
-        )
+        scored = ~jnp.isnan(parts[0])
+        penalty = _length_penalty(a, length, correct, prompt_id, scored, max_tokens)
+        columns.append(("length_penalty", a.length_coefficient, penalty))
     if a.repetition_coefficient > 0:
         assert a.repetition_ngram is not None
         penalty = shaping.repetition_penalty(_given(a, "tokens", tokens), mask, ngram=a.repetition_ngram)
         columns.append(("repetition_coefficient", a.repetition_coefficient, penalty))
-    parts = [masks.as_float(rewards), *(column for _, _, column in columns)]
+    parts += [column for _, _, column in columns]
     metrics = {f"effect/{knob}": Mean.of(column != 0) for knob, _, column in columns}
     return Rewards(jnp.stack(parts, axis=1), (1.0, *(weight for _, weight, _ in columns)), metrics)
 
@@ -100,10 +101,12 @@ def _given(a: Algorithm, name: str, value: Array | None) -> Array:
     return value
 
 
-def _length_penalty(a: Algorithm, length: Array, correct: Array | None, prompt_id: Array, max_tokens: int) -> Array:
+def _length_penalty(
+    a: Algorithm, length: Array, correct: Array | None, prompt_id: Array, scored: Array, max_tokens: int
+) -> Array:
     if a.length_penalty == "linear":
         return shaping.linear_length_penalty(length, max_tokens=max_tokens)
     correct = _given(a, "correct", correct)
     if a.length_penalty == "cosine":
         return shaping.cosine_length_penalty(length, correct, max_tokens=max_tokens)
-    return shaping.group_relative_length_penalty(length, correct, prompt_id, jnp.ones_like(correct, bool))
+    return shaping.group_relative_length_penalty(length, correct, prompt_id, scored)

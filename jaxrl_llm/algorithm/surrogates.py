@@ -76,8 +76,8 @@ def _cispo(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
     bounds = {"ratio_min": 1 - low, "ratio_max": 1 + high}
     loss = losses.weighted_reinforce(terms.logprobs, terms.ratio, terms.advantage, **bounds)
     metrics = {
-        "effect/clip_low": terms.share(terms.ratio < 1 - low),
-        "effect/clip_high": terms.share(terms.ratio > 1 + high),
+        "effect/clip_low": terms.share((terms.advantage != 0) & (terms.ratio < 1 - low)),
+        "effect/clip_high": terms.share((terms.advantage != 0) & (terms.ratio > 1 + high)),
     }
     if a.drop_clipped:
         left = losses.ratio_left(terms.ratio, terms.advantage, **bounds)
@@ -126,7 +126,10 @@ def _topr(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
 def _kimi(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
     assert a.square_coefficient is not None
     loss = losses.squared_log_ratio(terms.logprobs, terms.log_ratio, terms.advantage, tau=2 * a.square_coefficient)
-    return loss, {"effect/square_coefficient": terms.share(terms.log_ratio != 0)}
+    metrics: Metrics = {}
+    if a.square_coefficient > 0:
+        metrics["effect/square_coefficient"] = terms.share(terms.log_ratio != 0)
+    return loss, metrics
 
 
 def _vespo(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
