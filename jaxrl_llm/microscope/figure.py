@@ -33,7 +33,7 @@ def draw(comparison: Comparison, path: str | Path) -> Path:
             norm.errorbar(row.norm, i, xerr=row.norm * row.noise, fmt="o", color=colours[i], capsize=3)
         for axes, title in (
             (cosine, f"Cosine with the gradient of {names[0]}, 95 % interval"),
-            (norm, "Gradient norm, ± one bootstrap standard deviation"),
+            (norm, "Gradient norm, and its noise over prompts"),
         ):
             axes.set_yticks(place, names)
             axes.set_ylim(len(names) - 0.5, -0.5)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 1000
-AFFECTED = 0.01  # a token counts as affected if its gradient differs by more than this share of the larger one
+AFFECTED = 0.5  # a token counts as affected if its gradient differs by more than this share of the larger of the two
 
 
 class Interval(NamedTuple):
