@@ -44,6 +44,13 @@ def test_the_committed_pages_are_those_that_the_table_generates():
     assert committed == pages(BASE), "python -m jaxrl_llm.techniques docs/techniques"
 
 
+def test_every_row_of_a_table_has_as_many_cells_as_its_head():
+    for name, text in pages(BASE).items():
+        for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+            cells = {len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}
+            assert len(cells) == 1, f"{name}: {block}"
+
+
 def test_defaults_are_read_from_the_base_config():
     from configs.base import get_config
 
@@ -245,5 +252,6 @@ def test_the_remaining_numbers_are_what_the_formulas_give():
     assert f"{gate(2) / gate(1):.2f}" in text_of("surrogate", "sapo")
     assert f"{np.exp(1000 * 0.01):.0f}" in text_of("surrogate", "vespo")
     assert f"between {np.exp(-0.4):.2f} and {np.exp(0.4):.2f}" in text_of("surrogate", "gmpo")
+    assert f"{8 / 7:.3f} at 8 samples" in text_of("baseline", "leave_one_out")
     assert f"{0.95**100:.3f}" in text_of("gae_lambda")
     assert f"{0.99**1000:.0e}".replace("e-0", "e-") in text_of("discount")

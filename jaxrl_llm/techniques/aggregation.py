@@ -155,8 +155,8 @@ RECORDS = (
         source="ROLL's difficulty_mask: 0.1 and 0.95 in its examples",
         study="Listed as the difficulty mask, not studied.",
         peers=(
-            "ROLL reads the scores after they may have been rescaled: a window of 0.1 to 0.95 fails at rewards of ±1. "
-            "Here it is the share of answers judged right.",
+            "ROLL reads the scores after they may have been rescaled: at rewards of ±1 a window of 0.1 to 0.95 drops a "
+            "group that is half right. Here it is the share of answers judged right.",
         ),
     ),
     Technique(

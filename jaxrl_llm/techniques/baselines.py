@@ -14,8 +14,8 @@ RECORDS = (
         meaning="what a reward is compared with",
         unit="[B], or [B, T] for optimal_token and critic, in units of the reward",
         source="Williams, 1992",
-        study="Group mean with any std wins over no normalization (takeaway 1, figure 4; one seed an arm). It compares "
-        "none, group and batch, not the other baselines.",
+        study="Normalization by group is steadier and ends higher than by batch, or none (takeaway 1, figure 4; curves, "
+        "one seed an arm). The other baselines are not compared.",
         peers=(
             "A free choice of mean and std is in ROLL and AReaL; verl, TRL, Tunix and EasyDeL tie the mean to the "
             "group.",
@@ -33,8 +33,8 @@ RECORDS = (
         meaning="nothing is taken from the reward",
         unit="[B]",
         source='Williams, 1992, "Simple statistical gradient-following algorithms"',
-        study="One of the arms of figure 4, below group. Only here, and without std, can the scale of the reward act: "
-        "rewards of 0 and 1 have no negative signal, rewards of −1 and 1 have.",
+        study="One of the arms of figure 4, below group. Only here, and with scale none, can the scale of the reward "
+        "act: rewards of 0 and 1 have no negative signal, rewards of −1 and 1 have.",
         trap="A reward of 0 gives no gradient: wrong answers teach nothing unless reward.wrong is below 0.",
     ),
     Technique(
@@ -61,8 +61,8 @@ RECORDS = (
         "it (figure 18); but batch, group and mixed normalization are invariant to affine maps of the reward, so the "
         "two arms have the same updates, and what the figure shows cannot come from the formula.",
         peers=("ROLL's batch is the rows of one domain (here batch_statistics source); Simply calls it Global.",),
-        trap="Answers to easy prompts are all good and answers to hard ones all bad: the gradient asks for easy "
-        "prompts, which the policy cannot choose.",
+        trap="All answers to an easy prompt are pushed up and all answers to a hard one down: noise, which the group's "
+        "mean takes away.",
     ),
     Technique(
         "baseline",
@@ -75,8 +75,8 @@ RECORDS = (
         study="In its taxonomy, not in its experiments.",
         peers=("A group of one: verl keeps the reward, Tunix gives 0.",),
         defects=("Tunix (0.1.7) registers rloo, but its base config refuses the name.",),
-        trap="It is G / (G − 1) times the group mean's advantage: with a std of the group or the batch behind it "
-        "nothing changes but the epsilon's weight.",
+        trap="It is G / (G − 1) times the group mean's advantage, 1.143 at 8 samples: a constant factor, which Adam "
+        "does not see.",
     ),
     Technique(
         "baseline",

@@ -139,7 +139,7 @@ RECORDS = (
         title="DPPO, by sign",
         formula="true: dropped where A > 0 and π − π_old > {clip_high}, or A ≤ 0 and π − π_old < −{clip_low}; "
         "false: where |π − π_old| > {clip_high}",
-        meaning="whether a bound holds only where it is left in the direction of A: {dppo_by_sign}",
+        meaning="whether a bound holds only where it is left in the direction of A",
         unit="true or false",
         source="Qi et al., 2026, arXiv 2602.04879 (DPPO)",
         trap="False drops tokens that are on their way back.",

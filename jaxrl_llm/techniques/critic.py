@@ -59,7 +59,7 @@ RECORDS = (
         "value_clip",
         title="Value clip",
         formula="max((V − G)², (clip(V, V_old ± {value_clip}) − G)²)",
-        meaning="values that moved further than ±{value_clip} since the rollout learn no more, if they moved too far",
+        meaning="a value that has moved towards its return by more than {value_clip} since the rollout has no gradient",
         unit="a number, in units of the reward",
         source='The baselines code of PPO; Huang et al., 2022, "The 37 Implementation Details of PPO", detail 9',
         peers=("In every peer that has a critic, but Simply's PPO path; verl's default is 0.5.",),

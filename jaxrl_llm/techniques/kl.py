@@ -173,7 +173,11 @@ RECORDS = (
         meaning="the coefficient moves towards an entropy of {entropy_target} a token",
         unit="nats a token",
         source="He et al., 2025, arXiv 2505.22312 (Skywork-OR1), section 4",
-        peers=("TRL has it.",),
+        peers=(
+            "TRL has it.",
+            "Skywork-OR1 takes a coefficient of 0 above the target; here it only falls, a step at a time.",
+        ),
+        trap="The bonus is slow: a coefficient that has grown for 50 steps takes 50 to go away.",
         counts="steps",
     ),
     Technique(

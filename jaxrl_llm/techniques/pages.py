@@ -46,9 +46,9 @@ def defaults(base: Path) -> dict[str, str]:
     return found
 
 
-def shown(template: str) -> str:
-    """A template with names in place of values."""
-    return fill(template, {name: DERIVED.get(name, name) for name in names(template)})
+def shown(template: str, mark: str = "") -> str:
+    """A template with names in place of values, each between two marks."""
+    return fill(template, {name: f"{mark}{DERIVED.get(name, name)}{mark}" for name in names(template)})
 
 
 def _takes(knob: str) -> str:
@@ -69,7 +69,7 @@ def _read_by(knob: str) -> str:
 
 
 def _body(record: Technique) -> list[str]:
-    parts = [f"{record.title}: {shown(record.meaning)}.", f"    {shown(record.formula)}"]
+    parts = [f"{record.title}: {shown(record.meaning, '`')}.", f"    {shown(record.formula)}"]
     if record.level is not None and record.source:
         parts.append(f"**Proposed by** {record.source}.")
     if record.study:
@@ -109,9 +109,8 @@ def index(default: dict[str, str]) -> str:
             if record.level is None:
                 knob, effect = record.knob, record.counts or ""
                 named = ", ".join(levels(knob))
-                lines.append(
-                    f"| [`{knob}`]({knob}.md) | `{default[knob]}` | {named} | {shown(record.meaning)} | {effect} |"
-                )
+                meaning = shown(record.meaning, "`").replace("|", "\\|")
+                lines.append(f"| [`{knob}`]({knob}.md) | `{default[knob]}` | {named} | {meaning} | {effect} |")
         parts.append(f"## {family}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 

@@ -25,7 +25,6 @@ RECORDS = (
         meaning="no gradient where A > 0 and ρ is above the bound, or A < 0 and ρ is below it",
         source="Schulman et al., 2017, arXiv 1707.06347, eq. 7",
         study="Lite PPO is this, with two bounds of 0.2.",
-        peers=("In all of them.",),
         defects=(
             "EasyDeL (2026-04) clips before it multiplies, −A·min(ρ, clip(ρ)): for A = −1 the derivative by ρ is 1 at "
             "ρ = 0.5, where PPO's is 0, and 0 at ρ = 1.5, where PPO's is 1. Bad tokens that are already rare are "
