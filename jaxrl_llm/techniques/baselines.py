@@ -14,8 +14,8 @@ RECORDS = (
         meaning="what a reward is compared with",
         unit="[B], or [B, T] for optimal_token and critic, in units of the reward",
         source="Williams, 1992",
-        study="Normalization by group is steadier and ends higher than by batch, or none (takeaway 1, figure 4; curves, "
-        "one seed an arm). The other baselines are not compared.",
+        study="Normalization by group is steadier and ends higher than by batch, or none (takeaway 1, figure 4; "
+        "curves, one seed an arm). The other baselines are not compared.",
         peers=(
             "A free choice of mean and std is in ROLL and AReaL; verl, TRL, Tunix and EasyDeL tie the mean to the "
             "group.",
