@@ -273,6 +273,8 @@ def rows(settings: Settings) -> list[Line]:
 def knob(settings: Settings, name: str) -> str:
     """Formula and meaning of one knob of the algorithm as the settings resolve it; "off" where it does nothing."""
     t = _Table(settings)
+    if name in ("clip_low", "clip_high"):  # what they bound is up to the surrogate
+        return dict(_bounds(t)).get("Clip", "off")
     if t.lines(name):
         return t.line(name)[1]
     return t.meaning(name) if t.is_level(name) else "off"

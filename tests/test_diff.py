@@ -34,7 +34,7 @@ def test_a_knob_of_the_algorithm_has_both_formulas_and_another_key_its_values():
     assert "r_i − mean_g(r): mean_g is over the samples of the same prompt" in text
     assert "r_i − mean_g∖i(r): mean_g∖i is over the other samples of the same prompt" in text
     assert re.search(r"training\.mini_batches\n  \S+grpo\.py  4\n  \S+rloo\.py  1\n", text)
-    assert re.search(r"algorithm\.clip_low\n  \S+grpo\.py  0\.2   ρ ≥ 0\.8 .*\n  \S+rloo\.py  None  off\n", text)
+    assert re.search(r"algorithm\.clip_low\n  \S+grpo\.py  0\.2   \[1 − 0\.2, .*\n  \S+rloo\.py  None  off\n", text)
     assert text.endswith("keys differ (run_dir: runs/grpo, runs/rloo)")
 
 

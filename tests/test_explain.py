@@ -271,7 +271,9 @@ def test_every_choice_of_the_reward_changes_what_is_said(field, choice):
 
 def test_a_knob_alone_is_its_formula_or_off_and_a_level_that_does_nothing_its_meaning():
     dapo = settings("dapo")
-    assert explain.knob(dapo, "clip_high").startswith("ρ ≤ 1.28 where A > 0: ")
+    assert explain.knob(dapo, "advantage_clip") == "off"
+    assert explain.knob(dapo, "clip_high").startswith("[1 − 0.2, 1 + 0.28] = [0.8, 1.28]")
+    assert explain.knob(settings("gmpo"), "clip_low").startswith("the log-ratio within [−0.4, 0.4]")
     assert explain.knob(dapo, "dual_clip") == explain.knob(dapo, "discount") == "off"
     assert explain.knob(dapo, "kl_placement") == "no reference model is kept"
     assert explain.knob(dapo, "scale").startswith("std_g(r): ")

@@ -152,6 +152,7 @@ RECORDS = (
             "Tunix (0.1.7) writes the terminal reward into a buffer with the integer type of the token ids: rewards of "
             "0.9 and −0.5 both become 0.",
         ),
-        trap="A critic that has not learned yet gives advantages of noise: see critic_warmup.",
+        trap="Its values start at 0: until it has learned, A is the reward times λ for each token to the end. See "
+        "critic_warmup.",
     ),
 )

@@ -93,7 +93,7 @@ RECORDS = (
             "ROLL in August 2025 averaged its clip fraction over padding too: the study's rate of 0.003 may be diluted."
             "",
         ),
-        trap="With one optimizer step a rollout it cannot bind.",
+        trap="With one optimizer step a rollout it cannot bind. In cispo it bounds a weight and takes no gradient away.",
         counts="tokens",
     ),
     Technique(

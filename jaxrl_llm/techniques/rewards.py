@@ -74,8 +74,7 @@ RECORDS = (
         title="Length penalty",
         formula="r_i − {length_coefficient} · min(1, |o_i| / {max_tokens})",
         meaning="every token costs the same (linear)",
-        trap="It moves all answers of a prompt alike only where they are equally long; wrong answers gain by brevity "
-        "too.",
+        trap="Wrong answers gain by brevity too: in a group of wrong answers the shortest is the best.",
     ),
     Technique(
         "length_penalty",
