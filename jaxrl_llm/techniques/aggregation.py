@@ -183,8 +183,7 @@ RECORDS = (
         source=f"{_DAPO}, eq. 11",
         study="A part of its DAPO arm; the limit of its runs is not given.",
         peers=("verl: max_num_gen_batches, 10 in DAPO's script. ROLL draws extra prompts. TRL has none.",),
-        trap="A step of a run that has solved its data takes as many rollouts as it may: compare by samples, not steps."
-        "",
+        trap="A step of a run that has solved its data takes all the rollouts it may: compare by samples, not steps.",
         counts="groups",
     ),
 )

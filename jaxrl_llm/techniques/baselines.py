@@ -144,10 +144,7 @@ RECORDS = (
         unit="[B, T]",
         source="Schulman et al., 2015, arXiv 1506.02438, eq. 16",
         study="Lite PPO is without a critic, as is all of the study.",
-        peers=(
-            "Masked tokens between two turns: verl passes over them, ROLL and OpenRLHF count each as a step of value 0."
-            "",
-        ),
+        peers=("Masked tokens between two turns: verl passes over them, ROLL and OpenRLHF take a value of 0.",),
         defects=(
             "Tunix (0.1.7) writes the terminal reward into a buffer with the integer type of the token ids: rewards of "
             "0.9 and −0.5 both become 0.",

@@ -90,10 +90,9 @@ RECORDS = (
         peers=(
             "pg_clip_high with use_pg_clip_range (ROLL), clip_ratio_high (verl), epsilon_high (TRL, Tunix). Simply and "
             "SkyRL-tx take absolute thresholds.",
-            "ROLL in August 2025 averaged its clip fraction over padding too: the study's rate of 0.003 may be diluted."
-            "",
+            "ROLL in August 2025 averaged its clip fraction over padding too: the study's 0.003 may be diluted.",
         ),
-        trap="With one optimizer step a rollout it cannot bind. In cispo it bounds a weight and takes no gradient away.",
+        trap="With one optimizer step a rollout it cannot bind. In cispo it bounds a weight and stops no gradient.",
         counts="tokens",
     ),
     Technique(
