@@ -42,7 +42,8 @@ LAYERS: dict[str, set[str]] = {
     "explain": TRAINING | {"techniques"},
     "diff": CONFIG | {"explain"},
     "report": CONFIG | {"techniques", "explain", "report"},
-    "cli": CONFIG | {"explain", "diff", "report"},
+    "microscope": CONFIG | {"report", "microscope"},
+    "cli": CONFIG | {"explain", "diff", "report", "microscope"},
 }
 
 WITHOUT_JAX = (
@@ -72,7 +73,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "orbax": ("training.checkpoint",),
     "tensorboardX": ("training.log",),
     "ml_collections": ("config",),
-    "matplotlib": ("report",),
+    "matplotlib": ("report", "microscope"),
 }
 JAX_AND_NUMPY = {"jax", "numpy"}
 
