@@ -119,12 +119,11 @@ def _advantage(t: _Table, s: Settings) -> list[Line]:
         return [t.line("baseline")]
     divided = a.scale != "none"
     numerator = f"({centred})" if divided and a.baseline != "none" else centred
-    divisor = t.formula("scale") if a.scale in _WITHOUT_STD else f"({t.formula('scale')} + {a.scale_epsilon:g})"
+    epsilon = "" if a.scale in _WITHOUT_STD else f" + {a.scale_epsilon:g}"
+    divisor = f" / ({t.formula('scale')}{epsilon})" if divided else ""
     silent = "; a reward of 0 gives no gradient" if a.baseline == "none" and s.reward.wrong == 0 else ""
-    lines = [("Advantage", f"A_i = {numerator}{f' / {divisor}' if divided else ''}, for every token of completion i")]
-    if a.baseline == "none":
-        lines[0] = (lines[0][0], lines[0][1] + silent)
-    else:
+    lines = [("Advantage", f"A_i = {numerator}{divisor}, for every token of completion i{silent}")]
+    if a.baseline != "none":
         group = f" ({s.data.samples_per_prompt} samples)" if "same prompt" in t.meaning("baseline") else ""
         lines.append(("Mean", t.meaning("baseline") + group))
     if divided:
@@ -145,8 +144,10 @@ def _policy_loss(t: _Table) -> list[Line]:
     if a.correction != "none":
         surrogate = f"w · ({surrogate})"
     kl = ("ρ·" if a.kl_importance else "") + a.kl_estimator
-    extra = f" + {a.kl_coefficient:g}·{kl}" if a.kl_placement == "loss" else ""
-    extra += f" − {a.entropy_coefficient:g}·H" if a.entropy_coefficient or a.entropy_target is not None else ""
+    beta = f"{a.kl_coefficient:g}" if a.kl_target is None else "β"
+    alpha = f"{a.entropy_coefficient:g}" if a.entropy_target is None else "α"
+    extra = f" + {beta}·{kl}" if a.kl_placement == "loss" else ""
+    extra += f" − {alpha}·H" if alpha != "0" else ""
     extra += f" − {a.positive_nll_coefficient:g}·[r > 0]·log π(o_t)" if a.positive_nll_coefficient else ""
     token = ("Token loss", f"ℓ_it = {surrogate}{extra}; {t.meaning('surrogate')}")
     if a.surrogate == "reinforce":
@@ -193,7 +194,8 @@ def _kl(t: _Table) -> list[Line]:
     estimator = f"{a.kl_estimator} = {t.formula('kl_estimator')}"
     if a.kl_estimator != "exact":
         estimator += f" within ±{KL_CLAMP:g}, x = log π(o_t) − log π_ref(o_t) within ±{LOG_RATIO_CLAMP:g}"
-    start = f"{a.kl_coefficient:g} · {a.kl_estimator}, {t.meaning('kl_placement')}"
+    coefficient = f"{a.kl_coefficient:g}" if a.kl_target is None else "β"
+    start = f"{coefficient} · {a.kl_estimator}, {t.meaning('kl_placement')}"
     lines = [("KL", f"{start}; {estimator}; π_ref is the starting policy")]
     return lines + t.lines("kl_importance", "kl_target")
 

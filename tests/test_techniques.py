@@ -11,6 +11,7 @@ import pytest
 
 from jaxrl_llm import techniques
 from jaxrl_llm.knobs import Algorithm, levels
+from jaxrl_llm.techniques.__main__ import main
 from jaxrl_llm.techniques.pages import defaults, pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,13 @@ def test_the_committed_pages_are_those_that_the_table_generates():
     folder = ROOT / "docs" / "techniques"
     committed = {path.name: path.read_text() for path in folder.iterdir()}
     assert committed == pages(BASE), "python -m jaxrl_llm.techniques docs/techniques"
+
+
+def test_the_program_writes_the_pages_into_the_folder_it_is_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["techniques", str(tmp_path / "new" / "pages")])
+    main()
+    assert {path.name: path.read_text() for path in (tmp_path / "new" / "pages").iterdir()} == pages(BASE)
+    assert f"{len(pages(BASE))} pages" in capsys.readouterr().out
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head():

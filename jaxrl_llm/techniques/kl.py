@@ -139,7 +139,8 @@ RECORDS = (
     Technique(
         "kl_target",
         title="KL target",
-        formula="β ← β · (1 + clip(KL / {kl_target} − 1, ±0.2) · completions / {kl_horizon})",
+        formula="β ← β · (1 + clip(KL / {kl_target} − 1, ±0.2) · completions / {kl_horizon}), from "
+        "β = {kl_coefficient}",
         meaning="the coefficient moves towards a KL of {kl_target} a token",
         unit="nats a token",
         source="Ziegler et al., 2019, arXiv 1909.08593, section 2.2",
@@ -169,7 +170,7 @@ RECORDS = (
     Technique(
         "entropy_target",
         title="Entropy target",
-        formula="coefficient + {entropy_step} where H < {entropy_target}, − {entropy_step} where above, never below 0",
+        formula="α ← max(0, α ± {entropy_step}), + where H < {entropy_target}, from α = {entropy_coefficient}",
         meaning="the coefficient moves towards an entropy of {entropy_target} a token",
         unit="nats a token",
         source="He et al., 2025, arXiv 2505.22312 (Skywork-OR1), section 4",
