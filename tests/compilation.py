@@ -22,3 +22,8 @@ def _options() -> dict[str, Any] | None:
 
 def quick_jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=_options(), **settings)
+
+
+def compiled_quickly(program: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that was jitted already, compiled cheaply in place of that; it donates nothing."""
+    return quick_jit(program.__wrapped__)  # type: ignore[attr-defined]

@@ -23,6 +23,7 @@ from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.batch import Batcher, Judged, Scored, make_batcher
 from jaxrl_llm.training.settings import LoopSettings
 from jaxrl_llm.types import Metrics, Rollout, TrainBatch
+from tests.compilation import compiled_quickly
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 VOCABULARY = 200  # more than one block of the inverse CDF
@@ -102,7 +103,7 @@ def algorithm(recipe: str = "lite_ppo", **changes: Any) -> Algorithm:
 
 @functools.cache
 def batcher(algorithm: Algorithm, max_tokens: int = PLAIN.max_tokens) -> Batcher:
-    return make_batcher(algorithm, max_tokens, LoopSettings(window=8, period=4, repeats=2))
+    return compiled_quickly(make_batcher(algorithm, max_tokens, LoopSettings(window=8, period=4, repeats=2)))
 
 
 def batch(
@@ -117,7 +118,7 @@ def batch(
     """The batch of a rollout, of which rewards above 0 are right answers; ``scores`` are fields of Scored."""
     right = np.asarray(rewards) > 0
     judged = Judged(rewards, right, np.ones_like(right), source, greedy_rewards)
-    scored = Scored(**({"old_logprobs": rollout.sampler_logprobs} | scores))
+    scored = Scored(rollout.sampler_logprobs)._replace(**scores)
     of_step, _, metrics = batcher(algorithm, rollout.tokens.shape[1])(
         rollout, judged, scored, initial_controls(algorithm)
     )

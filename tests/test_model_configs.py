@@ -11,13 +11,16 @@ import optax
 import pytest
 
 from jaxrl_llm import config
+from jaxrl_llm.algorithm import initial_controls
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
-from jaxrl_llm.training.step import init_state, make_batcher, make_update
+from jaxrl_llm.training.step import init_state
+from jaxrl_llm.training.update import make_update
 from jaxrl_llm.types import TrainBatch, TrainState
+from tests import policies
 from tests.models.public import CONFIGS as PUBLIC
 from tests.policies import CONFIGS
 
@@ -65,7 +68,8 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
 
     params = weights.abstract_params(model_config)
     step = shape(dtype=jnp.int32)
-    state = TrainState(step, params, {}, jax.eval_shape(optimizer.init, params))  # type: ignore[arg-type]
+    opt_state = jax.eval_shape(optimizer.init, params)
+    state = TrainState(step, params, {}, opt_state, initial_controls(s.algorithm), {}, {})  # type: ignore[arg-type]
     batch = TrainBatch(
         prompt_tokens=shape(rows, prompt_width, dtype=jnp.int32),  # type: ignore[arg-type]
         prompt_length=shape(rows, dtype=jnp.int32),  # type: ignore[arg-type]
@@ -78,7 +82,7 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
     )
     after, metrics = jax.eval_shape(update, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    assert {"loss", "gradient_norm", "clip_fraction_high"} <= set(metrics)
+    assert {"loss", "gradient_norm", "effect/clip_high"} <= set(metrics)
 
 
 @pytest.mark.parametrize("name", ["qwen3_4b_base", "llama3_8b"])
@@ -104,11 +108,11 @@ def test_one_step_at_a_tiny_width_is_on_policy_and_moves_the_weights(name):
         stop_ids=(1,),
         pad_id=0,
     )
-    batch, _ = make_batcher(s.algorithm, 12)(rollout, jnp.arange(8) % 2, rollout.sampler_logprobs, None)
+    batch, _ = policies.batch(s.algorithm, rollout, np.arange(8, dtype=np.float32) % 2)
     optimizer = optax.sgd(1.0)
     update = make_update(model, s.algorithm, sampling, optimizer, micro_batches=2, chunk=64)
     before = jax.tree.map(np.asarray, params)
-    after, metrics = update(init_state(params, optimizer), batch)
+    after, metrics = update(init_state(params, optimizer, s.algorithm), batch)
     assert float(metrics["ratio"].value) == pytest.approx(1.0, abs=0.02)
     assert float(metrics["gradient_norm"].value) > 0
     moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, after.params)
