@@ -1,0 +1,217 @@
+"""An optimizer step of every recipe: the same in one pass and in micro-batches; tokens are chosen once for the step.
+
+The policy is a table: the logits of a token depend on the token before it alone. It compiles in no time, and what is
+tested here does not look inside of a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrl_llm.algorithm import Algorithm, needs_critic, needs_exact_kl, needs_greedy, needs_reference
+from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.training.score import Scores, score
+from jaxrl_llm.training.step import init_state
+from jaxrl_llm.training.update import make_critic_update, make_update
+from jaxrl_llm.types import Critic, Model, Rollout
+from tests import policies
+from tests.compilation import compiled_quickly
+from tests.policies import CONFIGS
+
+VOCABULARY, WIDTH, ROWS, TOKENS = 12, 6, 16, 7
+FILTERED = Sampling(max_tokens=TOKENS, temperature=0.9, top_k=8, top_p=0.95, min_p=0.0, stop=())
+
+
+def table(seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    shapes = {"table": (VOCABULARY, WIDTH), "head": (WIDTH, VOCABULARY), "value": (WIDTH,)}
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def hidden_of(params, tokens, positions, segments):
+    return params["table"][tokens] + 0.01 * positions[..., None]
+
+
+MODEL = Model(
+    **dict.fromkeys(Model._fields)  # type: ignore[arg-type]
+    | {"apply": hidden_of, "unembed": lambda params, hidden: hidden @ params["head"]}
+)
+CRITIC = Critic(
+    lambda params: jax.tree.map(jnp.copy, params), hidden_of, lambda params, hidden: hidden @ params["value"]
+)
+
+
+def rollout() -> Rollout:
+    """Four groups of four rows with gaps and an empty row, sampled by a policy a little off the one that learns."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, VOCABULARY, (ROWS, TOKENS)).astype(np.int32)
+    mask = (np.arange(TOKENS) < rng.integers(2, TOKENS + 1, (ROWS, 1))) & (rng.random((ROWS, TOKENS)) < 0.9)
+    mask[5] = False
+    arrays = {
+        "prompt_tokens": rng.integers(0, VOCABULARY, (ROWS, 3)).astype(np.int32),
+        "prompt_length": rng.integers(1, 4, ROWS).astype(np.int32),
+        "tokens": tokens,
+        "mask": mask,
+        "truncated": rng.random(ROWS) < 0.3,
+        "prompt_id": np.repeat(np.arange(4, dtype=np.int32), 4),
+        "sampler_logprobs": np.zeros((ROWS, TOKENS), np.float32),
+    }
+    taken = Rollout(**arrays)  # type: ignore[arg-type]
+    exact = score(MODEL, table(), taken, FILTERED, chunk=10_000).logprobs
+    noisy = np.where(mask, np.asarray(exact) + rng.normal(size=mask.shape) * 0.3, 0).astype(np.float32)
+    return dataclasses.replace(taken, sampler_logprobs=noisy)  # type: ignore[arg-type]
+
+
+ROLLOUT = rollout()
+REWARDS = np.random.default_rng(2).integers(0, 2, ROWS).astype(np.float32)
+RNG = np.random.default_rng(3)
+NOISE = {name: np.where(ROLLOUT.mask, RNG.normal(size=(ROWS, TOKENS)) * 0.2, 0).astype(np.float32) for name in "abcd"}
+
+
+def batch_of(algorithm: Algorithm):
+    """A batch with everything that some recipe reads."""
+    concentration = np.full((ROWS, TOKENS), 0.3, np.float32)
+    given = {
+        "old_logprobs": ROLLOUT.sampler_logprobs + NOISE["a"],
+        "policy": Scores(ROLLOUT.sampler_logprobs + NOISE["b"], NOISE["b"], concentration, np.abs(NOISE["b"])),  # type: ignore[arg-type]
+        "ref_logprobs": ROLLOUT.sampler_logprobs + NOISE["c"] if needs_reference(algorithm) else None,
+        "values": NOISE["d"] if needs_critic(algorithm) else None,
+    }
+    greedy = np.repeat(np.array([1, 0, 1, 0], np.float32), 4) if needs_greedy(algorithm) else None
+    return policies.batch(algorithm, ROLLOUT, REWARDS, greedy_rewards=greedy, **given)[0]
+
+
+def stepped(algorithm: Algorithm, *, micro_batches: int, chunk: int):
+    """(parameters after a step of size 1, metrics); of the critic too where there is one."""
+    optimizer, batch = optax.sgd(1.0), batch_of(algorithm)
+    critic = {"critic": CRITIC, "critic_optimizer": optimizer} if needs_critic(algorithm) else {}
+    state = init_state(table(), optimizer, algorithm, **critic)
+    update = make_update(MODEL, algorithm, FILTERED, optimizer, micro_batches=micro_batches, chunk=chunk)
+    reference = table(7) if needs_exact_kl(algorithm) else None
+    state, metrics = compiled_quickly(update)(state, batch, reference)
+    if critic:
+        of_critic = make_critic_update(CRITIC, algorithm, optimizer, micro_batches=micro_batches)
+        state, more = compiled_quickly(of_critic)(state, batch)
+        metrics = metrics | more
+    return (state.params, state.critic_params), metrics
+
+
+NOT_RECIPES = ("base", "gsm8k", "quickstart", "quickstart_real")  # settings of a run, not another algorithm
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in NOT_RECIPES)
+COVARIANCE = {"cov_share": 0.2}
+CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in RECIPES} | {
+    "clip_cov": ("lite_ppo", {"surrogate": "clip_cov", "cov_low": 0.0, "cov_high": 9.0} | COVARIANCE),
+    "kl_cov": (
+        "lite_ppo",
+        {"surrogate": "kl_cov", "clip_low": None, "clip_high": None, "kl_cov_coefficient": 1.0} | COVARIANCE,
+    ),
+    "top_entropy": ("lite_ppo", {"top_entropy_share": 0.4}),
+    "exact_kl": ("grpo", {"kl_estimator": "exact", "kl_coefficient": 0.5}),
+    "adaptive": ("grpo", {"kl_target": 0.1, "kl_horizon": 10, "entropy_target": 1.0, "entropy_step": 0.1}),
+    "corrected": (
+        "lite_ppo",
+        {"old_logprobs": "trainer", "correction": "truncate", "correction_level": "token", "correction_high": 1.1}
+        | {"rejection": "k3", "rejection_level": "token", "rejection_high": 0.2, "bad_row_threshold": 0.01},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_micro_batches_change_neither_loss_nor_update(name):
+    recipe, changes = CASES[name]
+    algorithm = policies.algorithm(recipe, **changes)
+    whole, metrics = stepped(algorithm, micro_batches=1, chunk=10_000)
+    parts, of_parts = stepped(algorithm, micro_batches=4, chunk=8)
+    for leaf, wanted in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(leaf, wanted, atol=2e-6)  # float32 sums of a few hundred numbers of order 0.1
+    assert metrics.keys() == of_parts.keys()
+    for key, mean in metrics.items():
+        np.testing.assert_allclose(of_parts[key].value, mean.value, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov", "top_entropy"])
+def test_tokens_are_compared_over_the_whole_step(name):
+    """Each quarter of the rows by itself would choose others: what is chosen has the share of all tokens."""
+    recipe, changes = CASES[name]
+    algorithm = policies.algorithm(recipe, **changes)
+    _, metrics = stepped(algorithm, micro_batches=4, chunk=10_000)
+    kept, effect = batch_of(algorithm).mask.sum(), metrics[f"effect/{'top_entropy' if 'top' in name else 'cov'}_share"]
+    assert float(effect.weight) == float(kept)
+    if name == "kl_cov":
+        assert float(effect.total) == max(1, int(0.2 * kept))
+    assert 0 < float(effect.value) < 1
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("chunk", [10_000, 20])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 0, "top_p": 1.0}], ids=["filtered", "whole vocabulary"])
+def test_the_exact_kl_is_the_sum_over_the_tokens_that_the_policy_can_choose(filters, chunk):
+    sampling = dataclasses.replace(FILTERED, **filters)
+    taken, params, reference = ROLLOUT, table(), table(7)
+
+    def kl_of(params, reference=reference):
+        kl = score(MODEL, params, taken, sampling, chunk=chunk, reference=reference).exact_kl
+        assert kl is not None
+        return kl
+
+    got = np.asarray(kl_of(params))
+    for row, column in zip(*np.nonzero(taken.mask), strict=True):
+        length = int(taken.prompt_length[row])
+        before = taken.tokens[row, column - 1] if column else taken.prompt_tokens[row, length - 1]
+        position = length + column - 1
+        logits, of_reference = (
+            np.asarray((p["table"][before] + 0.01 * position) @ p["head"], np.float64) / sampling.temperature
+            for p in (params, reference)
+        )
+        order = np.argsort(-logits)
+        if sampling.top_k:
+            order = order[: sampling.top_k]
+        mass = np.exp(log_softmax(logits[order]))
+        kept = set(order[np.cumsum(mass) - mass < sampling.top_p].tolist())
+        support = sorted(kept | {int(taken.tokens[row, column])})
+        p, q = log_softmax(logits[support]), log_softmax(of_reference[support])
+        np.testing.assert_allclose(got[row, column], np.sum(np.exp(p) * (p - q)), rtol=2e-4, atol=1e-6)
+    assert (got[~taken.mask] == 0).all() and (got >= -1e-6).all()
+    gradient = jax.grad(lambda params: jnp.sum(kl_of(params)))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert np.abs(gradient["head"]).max() > 0
+    np.testing.assert_allclose(kl_of(params, params), 0, atol=1e-6)
+
+
+def test_the_sum_of_squared_probabilities_is_that_of_the_distribution_that_is_sampled_from():
+    greedy_like = dataclasses.replace(FILTERED, top_k=1, top_p=1.0)
+    most_likely = score(MODEL, table(), ROLLOUT, greedy_like, chunk=20, concentration=True)
+    assert most_likely.sum_pi_squared is not None
+    spread = np.asarray(most_likely.sum_pi_squared)[ROLLOUT.mask]
+    assert ((spread > 0.5 - 1e-6) & (spread <= 1 + 1e-6)).all(), "at most the likeliest token and the sampled one"
+    assert score(MODEL, table(), ROLLOUT, FILTERED, chunk=20).sum_pi_squared is None
+
+
+def test_the_loss_refuses_an_exact_kl_without_the_reference():
+    algorithm = policies.algorithm(*CASES["exact_kl"][:1], **CASES["exact_kl"][1])
+    optimizer = optax.sgd(1.0)
+    update = make_update(MODEL, algorithm, FILTERED, optimizer, micro_batches=1, chunk=100)
+    with pytest.raises(ValueError, match="kl_estimator = 'exact' but reference is None"):
+        update(init_state(table(), optimizer, algorithm), batch_of(algorithm), None)
+
+
+def test_a_step_of_the_critic_leaves_every_byte_of_the_policy():
+    algorithm, optimizer = policies.algorithm("ppo"), optax.adam(0.1)
+    state = init_state(table(), optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer)
+    before = jax.tree.map(np.array, state)
+    update = make_critic_update(CRITIC, algorithm, optimizer, micro_batches=1)
+    after, metrics = compiled_quickly(update)(state, batch_of(algorithm))
+    for kept in ("step", "params", "opt_state", "controls"):
+        for leaf, wanted in zip(*map(jax.tree.leaves, (getattr(after, kept), getattr(before, kept))), strict=True):
+            np.testing.assert_array_equal(leaf, wanted, err_msg=kept)
+    assert float(metrics["critic_gradient_norm"].value) > 0
+    assert (np.asarray(after.critic_params["value"]) != before.critic_params["value"]).all()
