@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,18 @@ def test_the_page_of_recipes_is_what_the_files_say(generated):
 def test_the_page_of_recipes_names_no_recipe_that_does_not_exist():
     rows = [line for line in (ROOT / "docs" / "recipes.md").read_text().splitlines() if line.startswith("| `")]
     assert {line.split("`")[1] for line in rows} == RECIPES.keys()
+
+
+def further_algorithms() -> list[tuple[str, list[str]]]:
+    """(recipe, overrides) of each row of the table."""
+    section = (ROOT / "docs" / "recipes.md").read_text().partition("## Further algorithms")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`([^`]+)`", line) for line in section.splitlines() if line.startswith("| ")]
+    return [(recipe, [f"algorithm.{change}" for change in changes.split()]) for recipe, changes in rows[1:]]
+
+
+@pytest.mark.parametrize(("recipe", "overrides"), further_algorithms(), ids=str)
+def test_every_further_algorithm_of_the_page_parses_and_has_an_objective_of_its_own(recipe, overrides):
+    changed = diff.read(ROOT / "configs" / f"{recipe}.py", overrides)
+    paths = [difference.path for difference in diff.differences(settings(recipe), changed)]
+    assert sorted(paths) == sorted(override.partition("=")[0] for override in overrides)
+    assert explain.rows(changed) != explain.rows(settings(recipe))

@@ -114,7 +114,7 @@ RECORDS = (
         title=_TITLE,
         formula="−sg(wᵏ exp(λ (1 − w))) · A · log π(o_t), w = exp(Σ_t d_t), (k, λ) = ({vespo_k_positive}, "
         "{vespo_lambda_positive}) where A ≥ 0, else ({vespo_k_negative}, {vespo_lambda_negative})",
-        meaning="the ratio of the whole completion weighs through a kernel that is 1 at w = 1 and falls on both sides",
+        meaning="the ratio of the whole completion weighs through a kernel that is 1 at w = 1 and largest at w = k/λ",
         source="Shen et al., 2026, arXiv 2602.10693 (VESPO)",
         peers=("TRL: the same, the sum of d held between log 1e-8 and 20.",),
         trap="w is a product over tokens: at 1,000 tokens a mean log-ratio of 0.01 is w = 22026, and the row has no "
@@ -200,13 +200,13 @@ RECORDS = (
             title=f"VESPO, {symbol} where A {sign} 0",
             formula=f"wᵏ exp(λ (1 − w)), {symbol} = {{vespo_{name}_{side}}}",
             meaning=meaning,
-            unit=_UNIT,
-            source="Shen et al., 2026, arXiv 2602.10693 (VESPO)",
+            unit=unit,
+            source=f"Shen et al., 2026, arXiv 2602.10693 (VESPO); {default} by default in TRL",
         )
-        for side, sign in (("positive", "≥"), ("negative", "<"))
-        for name, symbol, meaning, _UNIT in (
-            ("k", "k", "how fast the weight falls where the completion has become less likely", "an exponent"),
-            ("lambda", "λ", "how fast the weight falls where the completion has become likelier", "1 / ratio"),
+        for side, sign, defaults in (("positive", "≥", (2, 3)), ("negative", "<", (3, 2)))
+        for name, symbol, meaning, unit, default in (
+            ("k", "k", "how fast the weight falls where the completion has become less likely", "-", defaults[0]),
+            ("lambda", "λ", "how fast the weight falls where the completion has become likelier", "-", defaults[1]),
         )
     ),
 )
