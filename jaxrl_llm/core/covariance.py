@@ -53,8 +53,9 @@ def kl_cov_tokens(covariance: Array, mask: Array, *, share: float) -> Array:
 
 
 def kl_cov_loss(log_ratios: Array, advantages: Array, chosen: Array, *, kl_coefficient: float) -> Array:
-    """-A ρ + kl_coefficient |d| at the chosen tokens, else -A ρ (KL-Cov)."""
-    return -advantages * jnp.exp(log_ratios) + jnp.where(chosen, kl_coefficient * jnp.abs(log_ratios), 0)
+    """-A ρ + kl_coefficient |d| at the chosen tokens, else -A ρ (KL-Cov). At d = 0 the gradient of |d| is 0."""
+    distance = log_ratios * jnp.sign(log_ratios)  # jnp.abs has gradient 1 at 0
+    return -advantages * jnp.exp(log_ratios) + jnp.where(chosen, kl_coefficient * distance, 0)
 
 
 def _number(mask: Array, share: float) -> Array:

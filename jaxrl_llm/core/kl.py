@@ -53,8 +53,9 @@ def k3(
 def absolute(
     logprobs: Array, ref_logprobs: Array, *, log_ratio_clamp: float | None = None, clamp: float | None = None
 ) -> Array:
-    """|x|."""
-    return _clamped(jnp.abs(_difference(logprobs, ref_logprobs, log_ratio_clamp)), clamp)
+    """|x|, with gradient 0 at 0, where ``jnp.abs`` has 1."""
+    x = _difference(logprobs, ref_logprobs, log_ratio_clamp)
+    return _clamped(x * jnp.sign(x), clamp)
 
 
 def exact(log_probs: Array, ref_log_probs: Array) -> Array:
