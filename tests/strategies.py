@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import jax
@@ -26,7 +27,7 @@ from jaxrl_llm.algorithm import (
 )
 from jaxrl_llm.knob_rules import READERS
 from jaxrl_llm.knobs import levels
-from jaxrl_llm.types import Controls, Metrics, TrainBatch
+from jaxrl_llm.types import Array, Controls, Metrics, TrainBatch
 
 few = settings(
     max_examples=8,
@@ -209,24 +210,31 @@ class Step:
         if a.old_logprobs == "trainer":
             gap = correct_gap(a, jnp.asarray(self.old_logprobs), jnp.asarray(self.sampler_logprobs), mask)
             mask, weights = gap.mask, gap.weights
-        batch = TrainBatch(
-            prompt_tokens=jnp.zeros((len(mask), 1), jnp.int32),
-            prompt_length=jnp.ones(len(mask), jnp.int32),
-            tokens=jnp.asarray(self.tokens),
-            mask=mask,
-            advantages=result.values,
-            old_logprobs=jnp.asarray(self.old_logprobs),
-            sampler_logprobs=jnp.asarray(self.sampler_logprobs),
+        batch = dataclasses.replace(
+            self.train_batch(mask, result.values),
             weights=loss_weights(a, mask, jnp.asarray(self.prompt_id), max_tokens=MAX_TOKENS),
-            ref_logprobs=jnp.asarray(self.ref_logprobs),
-            values=jnp.asarray(self.values),
             returns=result.returns,
-            rewards=jnp.asarray(self.rewards),
             correction=weights,
-            row_id=jnp.asarray(self.row_id),
         )
         choice = choose_tokens(a, jnp.asarray(self.logprobs), jnp.asarray(self.entropy), batch)
         return dataclasses.replace(batch, choice=choice)
+
+    def train_batch(self, mask: Any, advantages: Array) -> TrainBatch:
+        """The batch before anything is computed of the step; its weights are 1."""
+        return TrainBatch(
+            prompt_tokens=jnp.zeros((len(mask), 1), jnp.int32),
+            prompt_length=jnp.ones(len(mask), jnp.int32),
+            tokens=jnp.asarray(self.tokens),
+            mask=jnp.asarray(mask),
+            advantages=advantages,
+            old_logprobs=jnp.asarray(self.old_logprobs),
+            sampler_logprobs=jnp.asarray(self.sampler_logprobs),
+            weights=jnp.ones_like(advantages),
+            ref_logprobs=jnp.asarray(self.ref_logprobs),
+            values=jnp.asarray(self.values),
+            rewards=jnp.asarray(self.rewards),
+            row_id=jnp.asarray(self.row_id),
+        )
 
 
 def controls() -> Controls:
@@ -271,6 +279,22 @@ def step(seed: int, *, binary: bool = False, unscored: bool = False) -> Step:
         exact_kl=rng.exponential(0.1, (ROWS, WIDTH)).astype(np.float32),
         values=rng.normal(size=(ROWS, WIDTH)).astype(np.float32),
         sum_pi_squared=rng.uniform(0.1, 1, (ROWS, WIDTH)).astype(np.float32),
+    )
+
+
+def stacked(steps: Sequence[Step]) -> Step:
+    """Several steps as one whose arrays have a leading axis, for :func:`each`."""
+    return Step(*(np.stack(arrays) for arrays in zip(*(fields_of(s).values() for s in steps), strict=True)))
+
+
+def fields_of(s: Step) -> dict[str, Any]:
+    return {field.name: getattr(s, field.name) for field in dataclasses.fields(s)}
+
+
+def each(function: Callable[..., Any], s: Step, *others: Any) -> Any:
+    """``function(step, *other)`` at every entry of the leading axis, as one batch of operations."""
+    return jax.vmap(lambda fields, *rest: function(Step(**fields), *rest))(
+        {name: jnp.asarray(x) for name, x in fields_of(s).items()}, *others
     )
 
 
