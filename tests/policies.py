@@ -23,7 +23,7 @@ from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.batch import Batcher, Judged, Scored, make_batcher
 from jaxrl_llm.training.settings import LoopSettings
 from jaxrl_llm.types import Metrics, Rollout, TrainBatch
-from tests.compilation import compiled_quickly
+from tests.compilation import compiled_quickly, quick_jit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 VOCABULARY = 200  # more than one block of the inverse CDF
@@ -64,9 +64,14 @@ def save_character_model(folder: Path) -> Path:
     return folder
 
 
+@functools.cache
+def _initial(seed: int) -> dict[str, Any]:
+    return jax.device_get(quick_jit(MODEL.init)(jax.random.key(seed)))
+
+
 def params(seed: int = 0) -> dict[str, Any]:
-    """Random weights; the head is scaled up so that the distribution is far from flat."""
-    tree = MODEL.init(jax.random.key(seed))
+    """Random weights, in memory of their own; the head is scaled up so that the distribution is far from flat."""
+    tree = jax.tree.map(lambda x: jnp.array(x, copy=True), _initial(seed))
     tree["head"]["kernel"] *= 3.0
     return tree
 

@@ -1,0 +1,132 @@
+"""The critic: a network of its own that starts at the policy's weights, values the state before a token, and learns."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrl_llm.core.diagnostics import explained_variance
+from jaxrl_llm.models import value_head
+from jaxrl_llm.models import weights as weight_tables
+from jaxrl_llm.sharding import MeshSettings, make_mesh
+from jaxrl_llm.training.score import completion_hidden, score_values
+from jaxrl_llm.training.step import init_state
+from jaxrl_llm.training.update import make_critic_update
+from jaxrl_llm.types import Rollout
+from tests import policies
+from tests.compilation import compiled_quickly, quick_jit
+from tests.policies import CONFIG, LENGTHS, MODEL, PROMPTS, VOCABULARY
+
+CRITIC = value_head.functions(CONFIG)
+ROWS, TOKENS = 8, 10
+
+
+def rollout() -> Rollout:
+    """Two completions of each prompt, of random tokens."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(TOKENS) < rng.integers(3, TOKENS + 1, (ROWS, 1))
+    arrays = {
+        "prompt_tokens": np.repeat(PROMPTS, 2, axis=0),
+        "prompt_length": np.repeat(LENGTHS, 2),
+        "tokens": rng.integers(0, VOCABULARY, (ROWS, TOKENS)).astype(np.int32),
+        "mask": mask,
+        "sampler_logprobs": np.where(mask, -1.0, 0.0).astype(np.float32),
+        "truncated": np.zeros(ROWS, bool),
+        "prompt_id": np.repeat(np.arange(4, dtype=np.int32), 2),
+    }
+    return Rollout(**arrays)  # type: ignore[arg-type]
+
+
+ROLLOUT = rollout()
+
+
+@functools.cache
+def values_of():
+    return quick_jit(lambda params, batch: score_values(CRITIC, params, batch))
+
+
+def critic_params(seed: int = 1):
+    """A critic whose head is no longer zero."""
+    params = CRITIC.init(policies.params())
+    rng = np.random.default_rng(seed)
+    params["value_head"]["kernel"] = jnp.asarray(rng.normal(size=CONFIG.width), jnp.float32)
+    return params
+
+
+def test_a_new_critic_has_the_policys_trunk_in_memory_of_its_own_and_values_everything_at_0():
+    weights = policies.params()
+    params = CRITIC.init(weights)
+    assert set(params) == {"trunk", "value_head"} and set(params["trunk"]) == set(weights) - {"head"}
+    for (path, copy), leaf in zip(
+        jax.tree_util.tree_leaves_with_path(params["trunk"]),
+        jax.tree.leaves({name: tree for name, tree in weights.items() if name != "head"}),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(copy, leaf)
+        assert copy.unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer(), jax.tree_util.keystr(path)
+    assert (np.asarray(values_of()(params, ROLLOUT)) == 0).all()
+
+
+def test_the_critics_hidden_states_are_the_policys_at_the_start():
+    weights = policies.params()
+    of_critic = quick_jit(lambda params: completion_hidden(CRITIC.apply, params, ROLLOUT))(CRITIC.init(weights))
+    of_policy = quick_jit(lambda params: completion_hidden(MODEL.apply, params, ROLLOUT))(weights)
+    np.testing.assert_allclose(of_critic, of_policy, atol=1e-6)
+
+
+def test_the_value_at_a_token_knows_the_tokens_before_it_and_not_the_token_itself():
+    params, column = critic_params(), 4
+    before = np.asarray(values_of()(params, ROLLOUT))
+    tokens = np.array(ROLLOUT.tokens)
+    tokens[:, column] = (tokens[:, column] + 1) % VOCABULARY
+    after = np.asarray(values_of()(params, Rollout(**{**vars(ROLLOUT), "tokens": tokens})))
+    # other positions of a row are computed by the same operations: the very same numbers
+    np.testing.assert_array_equal(after[:, : column + 1], before[:, : column + 1])
+    longer = ROLLOUT.mask[:, column + 1]
+    assert longer.any() and (after[longer, column + 1] != before[longer, column + 1]).all()
+    assert (before[~np.asarray(ROLLOUT.mask)] == 0).all()
+
+
+def test_the_critic_lies_on_the_mesh_as_the_policy_does():
+    mesh = make_mesh(MeshSettings(2, 2, 2))
+    weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
+    params = CRITIC.init(weights)
+    for name, tree in params["trunk"].items():
+        places = jax.tree.map(lambda x, y: x.sharding == y.sharding, tree, weights[name])
+        assert all(jax.tree.leaves(places)), name
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params["value_head"]))
+    assert all(len(leaf.devices()) == 8 for leaf in jax.tree.leaves(params))
+
+
+def test_a_critic_learns_which_prompts_are_worth_something():
+    """The reward is that of the prompt: the returns can be known, and after enough steps they are."""
+    algorithm = policies.algorithm("ppo", value_clip=None, gae_lambda_returns=1.0)
+    rewards = np.repeat(np.array([1, 0, 1, 0], np.float32), 2)
+    optimizer = optax.adam(3e-3)
+    state = init_state(policies.params(), optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer)
+    update = compiled_quickly(make_critic_update(CRITIC, algorithm, optimizer, micro_batches=2))
+    values = values_of()(state.critic_params, ROLLOUT)
+    batch, first = policies.batch(algorithm, ROLLOUT, rewards, values=values)
+    errors = []
+    for _ in range(40):
+        state, metrics = update(state, batch)
+        errors.append(float(metrics["value_error"].value))
+    _, last = policies.batch(algorithm, ROLLOUT, rewards, values=values_of()(state.critic_params, ROLLOUT))
+    assert errors[0] == pytest.approx(float(np.mean(np.square(np.asarray(batch.returns)[ROLLOUT.mask]))), rel=1e-5)
+    assert errors[-1] < 0.1 * errors[0]
+    assert float(first["explained_variance"].value) == pytest.approx(0, abs=1e-6)
+    assert float(last["explained_variance"].value) > 0.9
+
+
+def test_explained_variance_is_1_at_the_targets_0_at_their_mean_and_nan_where_they_are_equal():
+    mask = jnp.array([[True, True, False], [True, False, False]])
+    targets = jnp.array([[1.0, 2.0, jnp.nan], [6.0, 9.0, 9.0]])
+    assert float(explained_variance(targets + 5, targets, mask)) == 1.0, "a constant error is no variance"
+    assert float(explained_variance(jnp.full((2, 3), 3.0), targets, mask)) == 0.0
+    assert float(explained_variance(-targets, targets, mask)) == pytest.approx(-3.0)
+    assert np.isnan(float(explained_variance(targets, jnp.ones((2, 3)), mask)))
