@@ -1,7 +1,12 @@
-"""Whole runs through the command line, on a tiny random model: killed and resumed, exported, refused."""
+"""Whole runs through the command line, on a tiny random model: killed and resumed, exported, refused.
+
+The run is PPO with a critic that warms up, an adaptive KL and an adaptive entropy: all that a run carries from step to
+step must come back after a kill.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,11 +20,14 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.models import hub
+from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.export import convert
 from tests.policies import CONFIGS, save_character_model
 
 STEPS = 6
+WARMUP = 1  # rollout steps in which only the critic learns
 LIMIT_SECONDS = 240
+CHEAP_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # as in tests/compilation.py
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +49,24 @@ def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1) -> subpr
         "sampling.max_tokens": 16,
         "training.mini_batches": 2,
         "optimizer.learning_rate": 1e-2,
+        "algorithm.critic_learning_rate": 1e-2,
+        "algorithm.critic_warmup": WARMUP,
+        "algorithm.kl_placement": "loss",
+        "algorithm.kl_coefficient": 0.1,
+        "algorithm.kl_target": 0.01,
+        "algorithm.kl_horizon": 100,
+        "algorithm.entropy_target": 3.0,
+        "algorithm.entropy_step": 0.001,
         "evaluation.every": 3,
         "evaluation.problems": 4,
         "evaluation.tier": "easy",
         "checkpoint.every": 2,
+        "log.rollouts_every": 3,
     }
-    command = [sys.executable, "-m", "jaxrl_llm.cli", "train", "--config", str(CONFIGS / "lite_ppo.py")]
+    command = [sys.executable, "-m", "jaxrl_llm.cli", "train", "--config", str(CONFIGS / "ppo.py")]
     command += [f"--config.{key}={value}" for key, value in keys.items()]
     command += [f"--config.{change}" for change in changes]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {CHEAP_FLAGS}"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent
     )
@@ -82,8 +99,13 @@ def test_a_run_leaves_its_metrics_samples_config_events_and_report(whole_run):
     rows = [json.loads(line) for line in lines(whole_run / "metrics.jsonl")]
     assert [row["step"] for row in rows if "reward" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "eval/avg" in row] == [0, 3, 6]
-    first = next(row for row in rows if row["step"] == 1 and "reward" in row)
-    assert {"length", "entropy", "clip_fraction_low", "clip_fraction_high", "kl_sampler", "gradient_norm"} <= set(first)
+    first, second = [row for row in rows if "reward" in row][:2]
+    of_policy = {"entropy", "effect/clip_low", "effect/clip_high", "kl_sampler", "gradient_norm", "kl_coefficient"}
+    assert of_policy <= set(second) and not of_policy & set(first), (
+        "the policy does not learn while the critic warms up"
+    )
+    assert {"value_error", "explained_variance", "critic_gradient_norm", "repeat_ratio", "length"} <= set(first)
+    assert first["learning_rate"] == 0 < second["learning_rate"]
     sample = json.loads(lines(whole_run / "samples.jsonl")[0])
     assert {"prompt", "completion", "reward", "outcome"} <= set(sample)
     assert json.loads((whole_run / "config.json").read_text())["steps"] == STEPS
@@ -99,6 +121,35 @@ def test_a_run_learns_something_into_its_parameters(whole_run, model_folder, tmp
         assert (after[jax.tree_util.keystr(path)] != np.asarray(leaf)).any(), path
 
 
+def test_adaptive_coefficients_move_by_what_was_measured_and_the_critic_s_error_falls(whole_run):
+    rows = [json.loads(line) for line in lines(whole_run / "metrics.jsonl")]
+    rows = [row for row in rows if "kl_coefficient" in row]
+    assert rows[0]["kl_coefficient"] == pytest.approx(0.1) and rows[0]["entropy_coefficient"] == 0
+    for row, following in itertools.pairwise(rows):
+        error = np.clip(row["kl_ref"] / 0.01 - 1, -0.2, 0.2)
+        assert following["kl_coefficient"] == pytest.approx(row["kl_coefficient"] * (1 + error * 16 / 100), rel=1e-5)
+        wanted = max(0.0, row["entropy_coefficient"] + (0.001 if row["entropy"] < 3 else -0.001))
+        assert following["entropy_coefficient"] == pytest.approx(wanted, abs=1e-7)
+    errors = [json.loads(line).get("value_error") for line in lines(whole_run / "metrics.jsonl")]
+    errors = [error for error in errors if error is not None]
+    assert errors[-1] < errors[0]
+
+
+def test_saved_rollouts_hold_what_was_sampled_and_how_likely_it_became(whole_run):
+    assert sorted(file.name for file in (whole_run / "rollouts").iterdir()) == ["step_000003.npz", "step_000006.npz"]
+    saved = rollouts.load(rollouts.path_of(whole_run, 3))
+    row = next(r for r in map(json.loads, lines(whole_run / "metrics.jsonl")) if r["step"] == 3 and "reward" in r)
+    assert saved.step == 3 and saved.config["algorithm"]["baseline"] == "critic"
+    assert saved.rewards.mean() == pytest.approx(row["reward"])
+    assert saved.correct.mean() == pytest.approx(row["outcome/correct"])
+    assert saved.parseable.mean() == pytest.approx(1 - row["outcome/unparseable"])
+    assert saved.rollout.mask.sum(axis=1).mean() == pytest.approx(row["length"])
+    mask = saved.rollout.mask
+    np.testing.assert_array_equal(saved.old_logprobs, saved.rollout.sampler_logprobs)
+    assert (saved.logprobs[mask] != saved.old_logprobs[mask]).mean() > 0.9, "after the update, not before"
+    assert (saved.entropy[mask] > 0).all() and saved.ref_logprobs is not None
+
+
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(whole_run, model_folder, tmp_path):
     run_dir = tmp_path / "killed"
     process = start(model_folder, run_dir)
@@ -112,6 +163,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(whole_run, m
     finish(start(model_folder, run_dir))
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert (run_dir / name).read_bytes() == (whole_run / name).read_bytes(), name
+    again, once = (rollouts.load(rollouts.path_of(folder, STEPS)) for folder in (run_dir, whole_run))
+    np.testing.assert_array_equal(again.logprobs, once.logprobs)
     whole, resumed = exported(whole_run, tmp_path / "a"), exported(run_dir, tmp_path / "b")
     for path, leaf in whole.items():
         np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
@@ -126,7 +179,10 @@ def test_the_same_run_on_eight_devices_has_the_same_rewards_and_losses(whole_run
 
     for got, wanted in zip(first_steps(tmp_path), first_steps(whole_run), strict=True):
         assert got["reward"] == wanted["reward"] and got["length"] == wanted["length"], "the same texts"
-        for name in ("loss", "gradient_norm", "entropy"):  # float32 sums over eight devices
+        for name in ("value_error", "critic_gradient_norm", "loss", "gradient_norm", "entropy"):
+            if name not in wanted:  # of the policy, while the critic warms up
+                continue
+            # float32 sums over eight devices
             assert got[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
 
 
