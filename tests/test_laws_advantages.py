@@ -97,7 +97,7 @@ def test_a_gap_in_a_row_costs_nothing(a: Algorithm):
         name: np.take_along_axis(x, order, axis=-1) if x.ndim == 3 else x for name, x in vars(s).items()
     }  # the tokens of a row in order, then what is none
     result, plain = run(a, Step(**closed)), run(a, s)
-    moved = np.take_along_axis(plain.values, order, axis=-1)
+    moved = np.take_along_axis(np.asarray(plain.values), order, axis=-1)
     np.testing.assert_allclose(result.values, moved, rtol=1e-3, atol=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_an_affine_map_of_the_reward_does_what_baseline_and_scale_promise(a: Alg
 
     def mapped(factor: float, shift: float) -> np.ndarray:
         rewards, greedy = (factor * x + np.float32(shift) for x in (s.rewards, s.greedy_rewards))
-        return run(a, dataclasses.replace(s, rewards=rewards, greedy_rewards=greedy)).values
+        return np.asarray(run(a, dataclasses.replace(s, rewards=rewards, greedy_rewards=greedy)).values)
 
     plain = mapped(1.0, 0.0)
     assert np.any(plain)
