@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
 from jaxrl_llm.data.prompts import Problem
 from jaxrl_llm.rewards.equivalence import Outcome
+from jaxrl_llm.training import collect as collecting
 from jaxrl_llm.training.collect import Completions, bucket, join, prompt_ids, trim
 from jaxrl_llm.types import Rollout
+from tests import policies
 
 
 def problem(i: int) -> Problem:
@@ -69,3 +73,36 @@ def test_trimming_cuts_only_columns_that_no_row_reaches():
     assert cut.tokens.shape == (4, 32)
     np.testing.assert_array_equal(cut.mask.sum(axis=1), full.mask.sum(axis=1))
     assert all(x.shape[0] == 4 for x in jax.tree.leaves(cut))
+
+
+def test_a_batch_is_refilled_by_difficulty_and_says_which_share_came_later(monkeypatch):
+    """Of each round of two groups one is right in half of its rows, the other in all of them."""
+    drawn = iter([[1, 2], [3, 4], [5, 6]])
+
+    def complete_once(session, prepared, problems, ids, data, judge, key, *, samples, sampling):
+        made = completions([p.id for p in problems])
+        outcomes = [Outcome.CORRECT if p.id % 2 == 0 or row == 0 else Outcome.WRONG for p in problems for row in (0, 1)]
+        return made._replace(outcomes=outcomes, rewards=np.ones(len(outcomes), np.float32))
+
+    class Stream:
+        def next(self, count):
+            return [problem(i) for i in next(drawn)]
+
+    monkeypatch.setattr(collecting, "complete", complete_once)
+    algorithm = policies.algorithm(
+        "dapo", group_filter="difficulty", difficulty_low=0.0, difficulty_high=1.0, resample_rounds=3
+    )
+    settings = SimpleNamespace(
+        data=SimpleNamespace(prompts_per_step=2, samples_per_prompt=2), algorithm=algorithm, sampling=None
+    )
+    got, counts = collecting.collect(None, {}, Stream(), settings, None, None)  # type: ignore[arg-type]
+    assert [p.id for p in got.problems] == [1, 3], "the rewards are all equal: the filter reads right and wrong"
+    assert counts == {"rounds": 2, "groups_drawn": 4, "groups_kept": 2, "effect/resample_rounds": 0.5}
+
+
+def test_right_and_readable_are_told_by_the_outcome():
+    made = completions([1, 2])._replace(
+        outcomes=[Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSEABLE, Outcome.TIMEOUT], rewards=np.zeros(4, np.float32)
+    )
+    assert made.correct.tolist() == [True, False, False, False]
+    assert made.parseable.tolist() == [True, True, False, True]
