@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxrl_llm.algorithm import (
     Algorithm,
+    Rewards,
     advantages,
     correct_gap,
     kl_estimate,
@@ -61,6 +62,20 @@ class Scored(NamedTuple):
 Batcher = Callable[[Rollout, Judged, Scored, Controls], tuple[TrainBatch, Controls, Metrics]]
 
 
+def rewards_of(algorithm: Algorithm, rollout: Rollout, judged: Judged, max_tokens: int) -> Rewards:
+    """The rewards of a rollout with all additions that the algorithm makes."""
+    return shape_rewards(
+        algorithm,
+        judged.rewards,
+        mask=rollout.mask,
+        prompt_id=rollout.prompt_id,
+        max_tokens=max_tokens,
+        tokens=rollout.tokens,
+        correct=judged.correct,
+        parseable=judged.parseable,
+    )
+
+
 def _reward_kl(algorithm: Algorithm, scored: Scored) -> Array | None:
     """The KL that goes into the reward, [B, T]; None where none does."""
     if algorithm.kl_placement != "reward":
@@ -84,17 +99,7 @@ def make_batcher(algorithm: Algorithm, max_tokens: int, loop: LoopSettings) -> B
     def batcher(
         rollout: Rollout, judged: Judged, scored: Scored, controls: Controls
     ) -> tuple[TrainBatch, Controls, Metrics]:
-        shaped = shape_rewards(
-            algorithm,
-            judged.rewards,
-            mask=rollout.mask,
-            prompt_id=rollout.prompt_id,
-            max_tokens=max_tokens,
-            tokens=rollout.tokens,
-            correct=judged.correct,
-            parseable=judged.parseable,
-        )
-        policy = scored.policy
+        shaped, policy = rewards_of(algorithm, rollout, judged, max_tokens), scored.policy
         result = advantages(
             algorithm,
             shaped,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxrl_llm.algorithm import needs_exact_kl, needs_sum_pi_squared, next_controls, shape_rewards
+from jaxrl_llm.algorithm import needs_exact_kl, needs_sum_pi_squared, next_controls
 from jaxrl_llm.sampling.keys import ORDER, step_key
 from jaxrl_llm.sharding import shard_rows
-from jaxrl_llm.training.batch import Judged, Scored
+from jaxrl_llm.training.batch import Judged, Scored, rewards_of
 from jaxrl_llm.training.collect import Completions, trim
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
@@ -100,17 +100,9 @@ def _judged(settings: Settings, completions: Completions, greedy: Completions | 
         source = np.repeat(np.unique(np.array(origins), return_inverse=True)[1].astype(np.int32), samples)
     of_greedy = None
     if greedy is not None:
-        shaped = shape_rewards(
-            settings.algorithm,
-            greedy.rewards,  # type: ignore[arg-type]
-            mask=greedy.rollout.mask,
-            prompt_id=greedy.rollout.prompt_id,
-            max_tokens=settings.sampling.max_tokens,
-            tokens=greedy.rollout.tokens,
-            correct=greedy.correct,  # type: ignore[arg-type]
-            parseable=greedy.parseable,  # type: ignore[arg-type]
-        )
-        of_greedy = np.repeat(np.asarray(shaped.total), samples)
+        judged = Judged(greedy.rewards, greedy.correct, greedy.parseable)
+        rewards = rewards_of(settings.algorithm, greedy.rollout, judged, settings.sampling.max_tokens)
+        of_greedy = np.repeat(np.asarray(rewards.total), samples)
     return Judged(completions.rewards, completions.correct, completions.parseable, source, of_greedy)
 
 

@@ -66,15 +66,7 @@ def _train(
     programs = make_programs(settings, session.model, session.critic)
     # The update donates its state, so a reference policy keeps a copy of the parameters that the run starts from.
     reference = jax.tree.map(jnp.copy, session.params) if needs_reference(settings.algorithm) else None
-    state = programs.init_state(session.params, settings.algorithm)
-    start = checkpoints.latest or 0
-    if start:
-        state, extra = checkpoints.restore(start, state)
-        stream.restore(extra["stream"])
-        log.rewind(extra["log"])
-        log.console(f"going on after step {start} of {settings.steps}")
-    else:
-        log.rewind({})
+    state, start = _start(settings, session, programs, stream, log, checkpoints)
     prepared = session.prepare(state.params)
     accuracy: float | None = None
     if held_out and not start:
@@ -115,6 +107,27 @@ def _train(
         log.console(_progress(step, settings.steps, values, accuracy, tokens / seconds))
         if last or (settings.checkpoint.every and step % settings.checkpoint.every == 0):
             checkpoints.save(step, state, {"stream": stream.state(), "log": log.position()})
+
+
+def _start(
+    settings: Settings,
+    session: Session,
+    programs: Programs,
+    stream: PromptStream,
+    log: RunLog,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, int]:
+    """The state to go on from, and the rollout steps that are done; data and log are put where they stood then."""
+    state = programs.init_state(session.params, settings.algorithm)
+    start = checkpoints.latest or 0
+    if not start:
+        log.rewind({})
+        return state, start
+    state, extra = checkpoints.restore(start, state)
+    stream.restore(extra["stream"])
+    log.rewind(extra["log"])
+    log.console(f"going on after step {start} of {settings.steps}")
+    return state, start
 
 
 def _of_texts(completions: Completions, greedy: Completions | None) -> dict[str, float]:
