@@ -7,7 +7,7 @@ COMMA := ,
 # one stamp for each set of extras: made again when pyproject.toml changes, else a second call installs nothing
 STAMP = .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: help venv test check quickstart quickstart-real clean
+.PHONY: help venv test check quickstart quickstart-real docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make quickstart-real  the same with SmolLM2-135M-Instruct (downloads 93 MB)'
 	@echo 'make test             the whole test suite; EXTRAS=dev,parity,gguf adds the live parity tests (torch)'
 	@echo 'make check            ruff and pyright'
+	@echo 'make docs             write docs/techniques and docs/estimators.md anew'
 	@echo 'make venv             only the environment, in .venv'
 	@echo 'make clean            remove .venv and caches; runs/ stays'
 
@@ -54,6 +55,11 @@ quickstart: .venv/.installed
 
 quickstart-real: .venv/.installed-gguf .venv/.smollm2
 	$(BIN)/jaxrl-llm train --config configs/quickstart_real.py
+
+# pages that follow from the code; tests hold them to it
+docs: $(STAMP)
+	$(BIN)/python -m jaxrl_llm.techniques docs/techniques
+	$(BIN)/python -m tests.oracles.estimators docs/estimators.md
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

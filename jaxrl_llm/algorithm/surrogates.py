@@ -75,10 +75,9 @@ def _cispo(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
     low, high = clip_bounds(a)
     bounds = {"ratio_min": 1 - low, "ratio_max": 1 + high}
     loss = losses.weighted_reinforce(terms.logprobs, terms.ratio, terms.advantage, **bounds)
-    metrics = {
-        "effect/clip_low": terms.share((terms.advantage != 0) & (terms.ratio < 1 - low)),
-        "effect/clip_high": terms.share((terms.advantage != 0) & (terms.ratio > 1 + high)),
-    }
+    metrics = {"effect/clip_high": terms.share((terms.advantage != 0) & (terms.ratio > 1 + high))}
+    if low < 1:  # 1 is an open bound: a ratio is never below 0
+        metrics["effect/clip_low"] = terms.share((terms.advantage != 0) & (terms.ratio < 1 - low))
     if a.drop_clipped:
         left = losses.ratio_left(terms.ratio, terms.advantage, **bounds)
         loss, metrics["effect/drop_clipped"] = masks.keep(loss, ~left), terms.share(left)
