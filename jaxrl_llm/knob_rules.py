@@ -157,6 +157,8 @@ def _contradictions(a: Algorithm) -> Iterable[tuple[bool, str, str, str]]:
          "expected a second reward: format, overlong, length or repetition"),
         (a.reward_combination == "separate" and a.baseline in OF_TOKENS, "reward_combination", "baseline",
          "expected a baseline of rows: each reward is normalized by itself"),
+        (a.reward_combination == "separate" and (a.baseline == "greedy" or "running" in (a.baseline, a.scale)),
+         "reward_combination", "baseline", "expected sum: greedy rewards and running moments are those of the sum"),
         (a.scale != "none" and a.baseline in OF_TOKENS, "scale", "baseline",
          "expected scale none: this baseline leaves one number a token; whiten divides those"),
         (a.batch_statistics == "source" and "running" in (a.baseline, a.scale), "batch_statistics", "baseline",

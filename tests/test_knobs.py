@@ -138,6 +138,7 @@ CONTRADICTIONS = [
     {"repetition_ngram": 3},
     {"reward_combination": "separate"},
     {"reward_combination": "separate", "format_coefficient": 0.1, "baseline": "critic"},
+    {"reward_combination": "separate", "format_coefficient": 0.1, "baseline": "greedy"},
     {"scale": "group", "baseline": "critic"},
     {"batch_statistics": "source", "baseline": "running", "scale": "batch"},
     {"batch_statistics": "source", "baseline": "group", "scale": "nonzero_share"},
