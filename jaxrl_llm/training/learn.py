@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxrl_llm.training.collect import Completions, trim
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.training.step import Programs
-from jaxrl_llm.training.update import add_metrics
+from jaxrl_llm.training.update import Update, add_metrics
 from jaxrl_llm.types import Metrics, Params, Rollout, TrainBatch, TrainState
 
 
@@ -60,16 +61,17 @@ def learn(
     scored = _scored(settings, programs, state, reference, rollout)
     batch, controls, metrics = programs.batch(rollout, judged, scored, state.controls)
     state = dataclasses.replace(state, controls=controls)
-    parts = [
-        shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh)
-        for rows in _mini_batches(settings, step)
-    ]
+
+    def parts() -> Iterator[TrainBatch]:
+        for rows in _mini_batches(settings, step):
+            yield shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh)
+
     if programs.critic is not None:
-        state, of_critic = _updates(programs.critic.update, state, parts)
+        state, of_critic = _updates(programs.critic.update, state, parts())
         metrics = metrics | of_critic
     if step > (algorithm.critic_warmup or 0):
         in_loss = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
-        state, of_policy = _updates(programs.update, state, parts, reference if in_loss else None)
+        state, of_policy = _updates(programs.update, state, parts(), reference if in_loss else None)
         controls, of_controls = next_controls(
             algorithm,
             state.controls,
@@ -83,7 +85,9 @@ def learn(
     return Lesson(state, {name: float(mean) for name, mean in means.items()}, rollout, judged, scored)
 
 
-def _updates(update, state: TrainState, parts: list[TrainBatch], *others) -> tuple[TrainState, Metrics]:
+def _updates(
+    update: Update, state: TrainState, parts: Iterator[TrainBatch], *others: Params | None
+) -> tuple[TrainState, Metrics]:
     """One optimizer step for each part, and their metrics together."""
     totals: Metrics = {}
     for part in parts:

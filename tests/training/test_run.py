@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.models import hub
+from jaxrl_llm.report.effects import inert_of
 from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.export import convert
 from tests.policies import CONFIGS, save_character_model
@@ -86,7 +87,9 @@ def lines(file: Path) -> list[str]:
 def whole_run(model_folder, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     out = finish(start(model_folder, run_dir))
-    assert f"report: {run_dir / 'report.html'}" in out
+    *_, report = out.splitlines()
+    assert report == f"report: {run_dir / 'report.html'}"
+    assert [line for line in out.splitlines() if line.startswith("algorithm.")] == inert_of(run_dir)
     return run_dir
 
 
