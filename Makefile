@@ -1,4 +1,4 @@
-# make quickstart | quickstart-real | test | check | venv | clean. Needs Python >= 3.11 with pip and venv, nothing else.
+# make quickstart | quickstart-real | test | mutants | check | docs | venv | clean. Needs Python >= 3.11 with pip and venv.
 PYTHON ?= python3
 EXTRAS ?= dev
 
@@ -7,13 +7,14 @@ COMMA := ,
 # one stamp for each set of extras: made again when pyproject.toml changes, else a second call installs nothing
 STAMP = .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: help venv test check quickstart quickstart-real docs clean
+.PHONY: help venv test mutants check quickstart quickstart-real docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make quickstart       train the embedded model with Lite PPO, two CPU cores, minutes; ends with a report'
 	@echo 'make quickstart-real  the same with SmolLM2-135M-Instruct (downloads 93 MB)'
 	@echo 'make test             the whole test suite; EXTRAS=dev,parity,gguf adds the live parity tests (torch)'
+	@echo 'make mutants          bugs that other libraries shipped, and the tests that notice each'
 	@echo 'make check            ruff and pyright'
 	@echo 'make docs             write docs/techniques and docs/estimators.md anew'
 	@echo 'make venv             only the environment, in .venv'
@@ -44,6 +45,9 @@ venv: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -113,6 +113,7 @@ GRID: list[list[dict[str, Any]]] = [
     [{}, {"reward_combination": "separate"}],
     [{"surrogate": level} for level in levels("surrogate")],
     [{}, *({"ratio": level} for level in levels("ratio"))],
+    [{}, {"clip_low": 0.1, "clip_high": 0.35}],
     [{}, {"dual_clip": 1.5}, {"ratio_cap": 1.4}, {"drop_clipped": True}, {"dppo_by_sign": False}],
     [{}, {"top_entropy_share": 0.4}],
     [{}, {"bad_row_threshold": 0.05}],

@@ -110,3 +110,22 @@ def test_k1_as_a_term_of_the_loss_moves_nothing_on_average_and_is_noise(monkeypa
     found = moments(Estimator("", IN_LOSS | {"kl_estimator": "k2"}, **ONE))
     np.testing.assert_allclose(found.mean, 0, atol=1e-12)
     assert found.variance > 0.1
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3", "absolute", "exact"])
+def test_a_kl_in_the_loss_pulls_to_the_reference(estimator: str):
+    found = moments(Estimator("", IN_LOSS | {"kl_estimator": estimator}, **ONE))
+    figures = exact.figures(found, -exact.gradient_of_kl())
+    assert figures.cosine > 0.8 and figures.length > 0.5
+
+
+def test_the_weight_of_the_whole_row_takes_the_gap_away():
+    weighted = estimators.WEIGHTED | {"correction_level": "sequence"}
+    found = moments(Estimator("", weighted, **estimators.GAP))
+    np.testing.assert_allclose(found.mean, exact.gradient_of_reward(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_kl_in_the_reward_weighs_as_its_coefficient_says():
+    placed = estimators.KL | {"kl_placement": "reward", "kl_estimator": "k1", "kl_coefficient": 0.25}
+    found = moments(Estimator("", placed, **ONE))
+    np.testing.assert_allclose(found.mean, -0.25 * exact.gradient_of_whole_kl(), rtol=1e-9, atol=1e-12)

@@ -135,8 +135,11 @@ OF_SPREAD = ("group", "batch", "batch_centered")
 @pytest.mark.parametrize("a", PRODUCT, ids=name_of)
 def test_equal_rewards_give_exactly_no_advantage_even_with_no_epsilon(a: Algorithm):
     s = steps()
-    values = np.array([0.1, 1e-20, 7e5], np.float32)[:, None]  # sums of 0.1 are not multiples of it
-    s = dataclasses.replace(s, rewards=np.broadcast_to(values, s.rewards.shape).copy())
+    # 7 · x / 7 and 11 · x / 11 are not x for every x, as 3 · x / 3 is
+    s = Step(**{name: np.concatenate([x, x[:, :-1]], axis=1) for name, x in vars(s).items()})
+    values = np.array([0.1, 0.7, 1e-20], np.float32)[:, None]
+    rewards = np.broadcast_to(values, s.rewards.shape).copy()
+    s = dataclasses.replace(s, rewards=rewards, prompt_id=np.broadcast_to(np.arange(11) // 7, rewards.shape))
     result = run(a, s)
     if a.baseline not in NOT_RELATIVE or a.scale in OF_SPREAD:
         assert not np.any(result.values)

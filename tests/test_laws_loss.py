@@ -317,7 +317,8 @@ def test_the_clip_takes_the_gradient_on_the_side_of_the_advantage_alone(a: Algor
         assert c.batch.choice is not None
         nothing = jnp.zeros_like(c.batch.mask)
         c = c._replace(batch=dataclasses.replace(c.batch, choice=c.batch.choice._replace(covariance=nothing)))
-    a = dataclasses.replace(a, square_coefficient=None if a.square_coefficient is None else 0.0)
+    square = None if a.square_coefficient is None else 0.0
+    a = dataclasses.replace(a, square_coefficient=square, clip_low=0.15, clip_high=0.35)
     gradient = losses(a, c).gradients["logprobs"]
     ratio = np.exp(np.asarray(c.logprobs) - np.asarray(c.batch.old_logprobs))
     if a.surrogate == "dppo":
@@ -327,3 +328,30 @@ def test_the_clip_takes_the_gradient_on_the_side_of_the_advantage_alone(a: Algor
     binds = np.where(good, ratio > 1 + a.clip_high, ratio < 1 - a.clip_low)
     assert np.any(binds & mask) and np.any(mask & ~binds)
     np.testing.assert_array_equal(gradient[mask] == 0, binds[mask])
+
+
+@pytest.mark.parametrize(
+    ("knob", "on"),
+    [
+        ("kl_coefficient", NAMED),
+        ("kl_coefficient", NAMED | {"kl_estimator": "exact"}),
+        ("entropy_coefficient", {}),
+        ("positive_nll_coefficient", {}),
+        ("square_coefficient", {"surrogate": "kimi"}),
+        ("kl_cov_coefficient", {"surrogate": "kl_cov"}),
+    ],
+)
+def test_what_a_coefficient_adds_to_the_loss_and_the_gradient_is_in_proportion_to_it(knob: str, on: dict[str, Any]):
+    s = steps()
+
+    def found(coefficient: float) -> Losses:
+        a = algorithm(**on | {knob: coefficient})
+        return losses(a, cases(a, s, token_advantages(s)))
+
+    small, one, two = found(1e-6), found(0.5), found(1.0)
+    assert np.any(np.abs(two.loss - small.loss) > 1e-3)
+    np.testing.assert_allclose(two.loss - small.loss, 2 * (one.loss - small.loss), rtol=1e-3, atol=1e-5)
+    for name, gradient in two.gradients.items():
+        if name != "weights":
+            first = small.gradients[name]
+            np.testing.assert_allclose(gradient - first, 2 * (one.gradients[name] - first), rtol=1e-3, atol=1e-5)
