@@ -1,4 +1,4 @@
-# make quickstart | quickstart-real | test | mutants | check | docs | venv | clean. Needs Python >= 3.11 with pip and venv.
+# make quickstart | quickstart-real | test | mutants | check | docs | venv | clean. Needs only Python >= 3.11 with pip and venv.
 PYTHON ?= python3
 EXTRAS ?= dev
 
