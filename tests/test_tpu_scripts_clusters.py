@@ -12,6 +12,8 @@ import pytest
 from tests.fakes.shell import Shell
 
 TWO_SLICES = {"SLICES": "2", "HOSTS_PER_SLICE": "4", "ACCELERATOR_TYPE": "v6e-16", "MULTI_PROCESS": "yes"}
+# fsync puts a file into the bucket, and no folder is renamed object by object: a resumed run relies on both
+MOUNT = ["write:enable-streaming-writes:false", "file-system:rename-dir-limit:0"]
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def test_the_jobset_has_the_slices_hosts_and_bucket_of_the_settings_and_a_quoted
         '                cloud.google.com/gke-spot: "true"',
         "                      value: /bucket/jax_cache",
         "                      bucketName: my-bucket",
+        f"                      mountOptions: {','.join(MOUNT)}",
     ):
         assert line in out.splitlines()
     on_demand, _ = shell.run("gke.sh", "manifest", shell.settings({**TWO_SLICES, "CAPACITY": "on-demand"}))
@@ -76,6 +79,28 @@ def test_xpk_gets_one_command_line_that_a_shell_reads_back(shell):
     (command,) = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
     assert shlex.split(command)[3] == "--config.data.template={question} ="
     assert "--env=JAX_COMPILATION_CACHE_DIR=/bucket/jax_cache" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "capacity"),
+    [
+        ({}, "--spot"),
+        ({"CAPACITY": "on-demand"}, "--on-demand"),
+        ({"CAPACITY": "reserved", "RESERVATION": "mine"}, "--reservation=mine"),
+    ],
+)
+def test_xpk_makes_the_cluster_and_attaches_the_bucket(shell, changes, capacity):
+    out, _ = shell.run("xpk.sh", "create", shell.settings(changes), "--dry-run")
+    shell.run("xpk.sh", "create", shell.settings(changes))
+    where = ["--cluster=my-cluster", "--project=my-project", "--zone=us-east5-b"]
+    drivers = ["--enable-workload-identity", "--enable-gcsfuse-csi-driver"]
+    mounted = ["--mount-point=/bucket", "--readonly=false", "--auto-mount=true"]
+    cluster, storage = shell.words
+    assert cluster == ["xpk", "cluster", "create", "--tpu-type=v6e-8", "--num-slices=1", capacity, *drivers, *where]
+    (manifest,) = [word for word in storage if word.startswith("--manifest=")]
+    assert storage == ["xpk", "storage", "attach", "jaxrl-llm", "--type=gcsfuse", manifest, *mounted, *where]
+    for line in ("    volumeHandle: my-bucket", *(f"    - {option}" for option in MOUNT)):
+        assert line in out.splitlines()
 
 
 @pytest.mark.parametrize(("multi", "tasks", "nodes"), [("no", 1, 1), ("yes", 8, 4)])

@@ -45,7 +45,7 @@ def test_setup_installs_the_commit_and_mounts_the_bucket(worker):
         ["uv", "venv", "--quiet", "--python", "3.12", str(home / "venv")],
         ["uv", "pip", "install", "--quiet", "--python", str(python), "--editable", f"{source}[tpu]"],
         ["mountpoint", "--quiet", str(home / "bucket")],
-        ["gcsfuse", "my-bucket", str(home / "bucket")],
+        ["gcsfuse", "--enable-streaming-writes=false", "--rename-dir-limit=0", "my-bucket", str(home / "bucket")],
     ]
 
 

@@ -130,6 +130,17 @@ need_one_process() {
       "expected one process, or MULTI_PROCESS=yes with a COMMIT that does"
 }
 
+# --- The bucket as a folder ---------------------------------------------------------------------------------------
+
+# Cloud Storage FUSE, with what a run's folder needs (docs/tpu.md). Without streaming writes fsync puts a file into the
+# bucket: a checkpoint relies on the log files that were synced before it. And no renaming of folders object by object,
+# which gcsfuse allows itself on TPU machines: a checkpoint must appear whole, as a bucket with hierarchical namespace
+# does it.
+# shellcheck disable=SC2034  # for the scripts
+readonly GCSFUSE_FLAGS=(--enable-streaming-writes=false --rename-dir-limit=0)
+# shellcheck disable=SC2034  # the same for the CSI driver
+readonly GCSFUSE_OPTIONS=(write:enable-streaming-writes:false file-system:rename-dir-limit:0)
+
 # --- The run -------------------------------------------------------------------------------------------------------
 
 # set_train FOLDER: sets TRAIN to the words after "jaxrl-llm" and CACHE to JAX's persistent compilation cache, both for

@@ -114,6 +114,8 @@ spec:
             metadata:
               annotations:
                 gke-gcsfuse/volumes: "true"
+                # files are staged on the node's disk until they are synced: a checkpoint may be large
+                gke-gcsfuse/ephemeral-storage-limit: "0"
             spec:
               restartPolicy: Never
               serviceAccountName: $K8S_SERVICE_ACCOUNT
@@ -145,6 +147,7 @@ $([[ $CAPACITY != spot ]] || echo '                cloud.google.com/gke-spot: "t
                     driver: gcsfuse.csi.storage.gke.io
                     volumeAttributes:
                       bucketName: $BUCKET
+                      mountOptions: ${GCSFUSE_OPTIONS[0]},${GCSFUSE_OPTIONS[1]}
 END
 }
 

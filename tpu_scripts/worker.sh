@@ -39,7 +39,7 @@ setup() {
   fi
   install_commit "$FOLDER" tpu
   mkdir -p "$BUCKET_FOLDER"
-  mountpoint --quiet "$BUCKET_FOLDER" || gcsfuse "$BUCKET" "$BUCKET_FOLDER"
+  mountpoint --quiet "$BUCKET_FOLDER" || gcsfuse "${GCSFUSE_FLAGS[@]}" "$BUCKET" "$BUCKET_FOLDER"
   mkdir -p "$BUCKET_FOLDER/runs"
 }
 

@@ -28,17 +28,57 @@ xpk_on() { # xpk_on NOUN VERB ARGUMENT...: a command of xpk on the cluster
   run xpk "$@" "--cluster=$CLUSTER" "--project=$PROJECT" "--zone=$ZONE"
 }
 
+volume() { # the bucket as a volume; its size is asked for and means nothing
+  cat <<END
+apiVersion: v1
+kind: PersistentVolume
+metadata:
+  name: jaxrl-llm
+spec:
+  accessModes: [ReadWriteMany]
+  capacity:
+    storage: 1Ti
+  storageClassName: jaxrl-llm
+  claimRef:
+    name: jaxrl-llm
+    namespace: default
+  mountOptions:
+    - ${GCSFUSE_OPTIONS[0]}
+    - ${GCSFUSE_OPTIONS[1]}
+  csi:
+    driver: gcsfuse.csi.storage.gke.io
+    volumeHandle: $BUCKET
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: jaxrl-llm
+  namespace: default
+spec:
+  accessModes: [ReadWriteMany]
+  resources:
+    requests:
+      storage: 1Ti
+  storageClassName: jaxrl-llm
+  volumeName: jaxrl-llm
+END
+}
+
 create() {
-  local capacity
+  local capacity file
   case $CAPACITY in
     reserved) capacity="--reservation=$RESERVATION" ;;
     *) capacity="--$CAPACITY" ;;
   esac
+  file=$(mktemp)
+  # shellcheck disable=SC2064  # the file of now
+  trap "rm -f '$file'" EXIT
+  volume >"$file"
   xpk_on cluster create "--tpu-type=$ACCELERATOR_TYPE" "--num-slices=$SLICES" "$capacity" \
     --enable-workload-identity --enable-gcsfuse-csi-driver
-  # xpk asks for a size and gcsfuse has none: any number of gigabytes does
-  xpk_on storage attach "$BUCKET" --type=gcsfuse "--bucket=$BUCKET" --mount-point=/bucket --readonly=false \
-    --auto-mount=true --size=1
+  xpk_on storage attach jaxrl-llm --type=gcsfuse "--manifest=$file" --mount-point=/bucket --readonly=false \
+    --auto-mount=true
+  [[ $DRY_RUN == no ]] || volume
 }
 
 launch() {
