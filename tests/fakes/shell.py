@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,39 +35,44 @@ class Shell:
     def __init__(self, folder: Path):
         self.folder = folder
         self.bin = folder / "bin"
-        self.log = folder / "calls.jsonl"
-        self.answers = folder / "answers.json"
+        self.fakes = folder / "fake"  # what the fakes read and write, see command.sh
+        self.log = self.fakes / "calls.jsonl"
         self.bin.mkdir()
         for tool in _TOOLS:
             found = shutil.which(tool)
             assert found, f"{tool} is not on PATH"
             (self.bin / tool).symlink_to(found)
-        self.command = folder / "command.py"
-        source = Path(__file__).with_name("command.py").read_text()
-        self.command.write_text(f"#!{sys.executable} -SI\n{source}")  # without site-packages it starts in half the time
-        self.command.chmod(0o755)
         for name in _FAKES:
             self.fake(self.bin / name)
-        self.env = {
-            "PATH": str(self.bin),
-            "HOME": str(folder),
-            "FAKE_LOG": str(self.log),
-            "FAKE_ANSWERS": str(self.answers),
-        }
+        self.env = {"PATH": str(self.bin), "HOME": str(folder), "FAKE": str(self.fakes)}
         self.tell({})
 
     def fake(self, path: Path) -> None:
         """Makes ``path`` a fake command, which goes by the name of the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(self.command)
+        path.symlink_to(Path(__file__).with_name("command.sh"))
 
     def without(self, name: str) -> None:
         (self.bin / name).unlink()
 
     def tell(self, answers: Answers) -> None:
-        """What the fakes answer from now on, see :mod:`tests.fakes.command`; the log starts anew."""
-        self.answers.write_text(json.dumps(answers))
-        self.log.write_text("")
+        """What the fakes answer from now on; the log starts anew.
+
+        Args:
+          answers: part of a call -> answers in order, the last of them from then on. An answer has "out", "err", "code"
+            and "seconds", all optional. The first part that a call holds decides.
+        """
+        shutil.rmtree(self.fakes, ignore_errors=True)
+        for number, (part, told) in enumerate(answers.items()):
+            folder = self.fakes / "answers" / f"{number:02}"
+            folder.mkdir(parents=True)
+            (folder / "part").write_text(f"{part}\n")
+            for n, answer in enumerate(told):
+                lines = [f"{key}={shlex.quote(str(value))}\n" for key, value in answer.items()]
+                (folder / str(n)).write_text("".join(lines))
+        self.fakes.mkdir(exist_ok=True)
+        for name in ("lines", "calls.jsonl"):
+            (self.fakes / name).touch()
 
     def settings(self, changes: Mapping[str, str] | None = None, name: str = "my_run.sh") -> Path:
         """The example with ``changes``: setting -> what stands behind the "=" in the file."""
