@@ -269,6 +269,8 @@ def test_resume_gives_up_after_max_restarts_failures(shell):
         ({"describe": [{"err": "PERMISSION_DENIED\n", "code": 1}]}, {"describe"}),
         # what cannot be reached is neither stopped nor deleted: it may be training
         ({"describe": in_state("ACTIVE"), "ssh": [SILENT]}, {"describe", "state", "jaxrl-llm"}),
+        ({"describe": in_state("SUSPENDED"), "delete": [SILENT]}, {"describe", "delete"}),
+        ({"describe": [ABSENT], "create": [SILENT]}, {"describe", "create"}),
     ],
 )
 def test_resume_gives_up_when_nobody_answers_for_long(shell, answers, verbs):

@@ -148,27 +148,37 @@ look_at_workers() {
   esac
 }
 
+# Makes room for a new queued resource of the same name; the next look creates it.
+ask_again() {
+  if delete; then
+    misses=0
+  else
+    count_up misses "$MAX_MISSES" 'the queued resource could not be deleted'
+    return 1
+  fi
+}
+
+# shellcheck disable=SC2034  # count_up reads the counters by name
 resume() {
-  # shellcheck disable=SC2034  # count_up reads them by name
-  local failures=0 misses=0
-  local resource
+  local failures=0 misses=0 resource
   while :; do
     resource=$(resource_state)
     case $resource in
       ABSENT) create || count_up misses "$MAX_MISSES" 'the queued resource could not be created' ;;
       SUSPENDED | SUSPENDING)
         say "$RUN_NAME: $resource, so it was preempted: asking for it again"
-        delete || count_up misses "$MAX_MISSES" 'the queued resource could not be deleted'
-        continue
+        ask_again && continue
         ;;
       FAILED)
-        count_up failures "$MAX_RESTARTS" "the queued resource failed: no capacity in time, or no quota"
-        delete || count_up misses "$MAX_MISSES" 'the queued resource could not be deleted'
-        continue
+        count_up failures "$MAX_RESTARTS" 'the queued resource failed: no capacity in time, or no quota'
+        ask_again && continue
         ;;
       ACTIVE) look_at_workers || return 0 ;;
       UNKNOWN) count_up misses "$MAX_MISSES" 'gcloud does not describe the queued resource' ;;
-      *) say "$RUN_NAME: $resource" ;; # WAITING_FOR_RESOURCES, PROVISIONING, CREATING, DELETING
+      *) # WAITING_FOR_RESOURCES, PROVISIONING, CREATING, DELETING
+        say "$RUN_NAME: $resource"
+        misses=0
+        ;;
     esac
     sleep "$POLL_SECONDS"
   done
