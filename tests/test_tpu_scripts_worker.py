@@ -75,9 +75,10 @@ def test_a_fresh_worker_gets_gcsfuse_and_uv_first(worker):
         [*apt, "update"],
         [*apt, "--yes", "install", "gcsfuse", "python3-venv", "git"],
     ]
-    assert [words[2] for words in shell.words if words[:2] == ["sudo", "tee"]] == [
-        key,
-        "/etc/apt/sources.list.d/gcsfuse.list",
+    source = f"deb [signed-by={key}] https://packages.cloud.google.com/apt gcsfuse-jammy main\n"
+    assert [(call["words"][2], call["stdin"]) for call in shell.calls if call["words"][:2] == ["sudo", "tee"]] == [
+        (key, ""),
+        ("/etc/apt/sources.list.d/gcsfuse.list", source),
     ]
 
 

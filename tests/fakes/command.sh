@@ -21,7 +21,7 @@ for word in "${0##*/}" "$@"; do
   words+="${words:+, }$REPLY"
 done
 stdin=null
-if [[ " $* " == *" --filename=- "* || ${0##*/} == tee ]]; then
+if [[ " $* " == *" --filename=- "* || " $* " == *" tee "* ]]; then
   IFS= read -r -d '' text || true
   json "$text"
   stdin=$REPLY

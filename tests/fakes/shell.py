@@ -22,7 +22,7 @@ _TOOLS = [
 ]
 _FAKES = [
     "gcloud", "kubectl", "xpk", "docker", "sbatch", "squeue", "scancel", "scontrol", "srun",
-    "git", "tar", "uv", "python3", "sudo", "systemctl", "mountpoint", "gcsfuse", "curl", "lsb_release", "tee",
+    "git", "tar", "uv", "python3", "sudo", "systemctl", "mountpoint", "gcsfuse", "curl", "lsb_release",
 ]
 # fmt: on
 
