@@ -53,6 +53,7 @@ def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1) -> subpr
         "algorithm.critic_learning_rate": 1e-2,
         "algorithm.critic_warmup": WARMUP,
         "algorithm.kl_placement": "loss",
+        "algorithm.kl_estimator": "k3",
         "algorithm.kl_coefficient": 0.1,
         "algorithm.kl_target": 0.01,
         "algorithm.kl_horizon": 100,
