@@ -273,6 +273,7 @@ EFFECTS = [
     *_CLIPS,
     Effect("dual_clip", {"dual_clip": 1.2}, {"dual_clip": None}),
     Effect("ratio_cap", {"ratio_cap": 1.4}, {"ratio_cap": None}),
+    Effect("ratio_cap", {"ratio_cap": 1.1}, {"ratio_cap": None}),  # inside of the clip
     Effect("drop_clipped", {"surrogate": "cispo", "drop_clipped": True}, {"drop_clipped": False}),
     Effect("square_coefficient", {"surrogate": "kimi"}, {"square_coefficient": 0.0}),
     Effect("square_coefficient", {"surrogate": "dppo"}, {"square_coefficient": 0.0}),
