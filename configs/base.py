@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     # Rewards beside the judge's; each is a number of at most size 1, times its coefficient. Off: 0 or none.
     c.algorithm.format_coefficient = 0.0  # for every completion in which an answer of reward.answer_format stands
     c.algorithm.overlong_buffer = 0  # soft penalty over the last this many tokens before the limit; 0: off
-    c.algorithm.overlong_penalty = 1.0  # its size at the limit
+    c.algorithm.overlong_penalty = placeholder(float)  # its size at the limit
     # penalty for length: none, linear (-length / limit), group_relative (Kimi k1.5), cosine (long right, short wrong)
     c.algorithm.length_penalty = "none"
     c.algorithm.length_coefficient = placeholder(float)
@@ -121,7 +121,8 @@ def get_config() -> ConfigDict:
     c.algorithm.rejection_low = placeholder(float)  # nats; None: open
     c.algorithm.rejection_high = placeholder(float)
     c.algorithm.kl_placement = "none"  # KL to the starting policy: none, loss, reward
-    c.algorithm.kl_estimator = "k3"  # k1 (not in the loss), k2, k3, absolute, exact (over the whole vocabulary)
+    # k1 (not in the loss), k2, k3, absolute, exact (over the whole vocabulary)
+    c.algorithm.kl_estimator = placeholder(str)
     c.algorithm.kl_coefficient = 0.0  # with kl_target: where it starts
     c.algorithm.kl_importance = False  # in the loss, times the importance ratio, with gradient
     c.algorithm.kl_target = placeholder(float)  # nats a token; None: the coefficient is fixed

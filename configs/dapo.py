@@ -17,6 +17,7 @@ def get_config():
     c.algorithm.scale = "group"
     c.algorithm.clip_high = 0.28
     c.algorithm.overlong_buffer = c.sampling.max_tokens // 5
+    c.algorithm.overlong_penalty = 1.0
     c.algorithm.group_filter = "zero_variance"
     c.algorithm.resample_rounds = 10
     c.training.mini_batches = 4  # with one, the ratio is 1 and the clip never binds

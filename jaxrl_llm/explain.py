@@ -143,7 +143,7 @@ def _policy_loss(t: _Table) -> list[Line]:
     a, surrogate = t.algorithm, t.formula("surrogate")
     if a.correction != "none":
         surrogate = f"w · ({surrogate})"
-    kl = ("ρ·" if a.kl_importance else "") + a.kl_estimator
+    kl = ("ρ·" if a.kl_importance else "") + (a.kl_estimator or "")
     beta = f"{a.kl_coefficient:g}" if a.kl_target is None else "β"
     alpha = f"{a.entropy_coefficient:g}" if a.entropy_target is None else "α"
     extra = f" + {beta}·{kl}" if a.kl_placement == "loss" else ""

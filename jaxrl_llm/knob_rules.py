@@ -61,6 +61,7 @@ READERS: dict[str, Readers] = {
     "rejection_level": _if("rejection", "k1", "k2", "k3"),
     "rejection_low": _if("rejection", "k1", "k2", "k3", required=False),
     "rejection_high": _if("rejection", "k1", "k2", "k3"),
+    "kl_estimator": _if("kl_placement", "loss", "reward"),
     "kl_target": _if("kl_placement", "loss", "reward", required=False),
     "aggregation_constant": _if("aggregation", "constant", required=False),
     "difficulty_low": _if("group_filter", "difficulty"),
@@ -79,14 +80,14 @@ _RANGES: tuple[tuple[str, str, str], ...] = (  # lowest, its kind, knobs; None p
     (
         "0",
         "or more",
-        "format_coefficient overlong_buffer overlong_penalty repetition_coefficient scale_ddof scale_epsilon clip_low "
-        "clip_high square_coefficient kl_cov_coefficient cov_low positive_nll_coefficient kl_coefficient critic_warmup "
+        "format_coefficient overlong_buffer repetition_coefficient scale_ddof scale_epsilon clip_low clip_high "
+        " square_coefficient kl_cov_coefficient cov_low positive_nll_coefficient kl_coefficient critic_warmup "
         "correction_low rejection_high",
     ),
     (
         "0",
         "above",
-        "length_coefficient reward_clip advantage_clip sapo_temperature_positive sapo_temperature_negative ratio_cap "
+        "overlong_penalty length_coefficient reward_clip advantage_clip sapo_temperature_positive sapo_temperature_negative ratio_cap "
         "correction_high kl_target entropy_target entropy_step critic_learning_rate value_clip aggregation_constant "
         "gae_length_alpha",
     ),
@@ -110,6 +111,8 @@ def check_ranges(a: Algorithm) -> None:
         lowest_is_fine = name.startswith("gae") and value == 0
         if value is not None and not (0 < value <= 1 or lowest_is_fine):
             refuse(name, "above 0 and at most 1")
+    if a.top_entropy_share == 1:
+        refuse("top_entropy_share", "below 1, or None: a share of 1 keeps every token")
     if a.surrogate in ("ppo_clip", "cispo", "clip_cov") and a.clip_low is not None and a.clip_low > 1:
         refuse("clip_low", "between 0 and 1: the ratio is never below 0")
     for low, high in (
@@ -147,8 +150,10 @@ def _contradictions(a: Algorithm) -> Iterable[tuple[bool, str, str, str]]:
     placed, in_loss = a.kl_placement != "none", a.kl_placement == "loss"
     sequence = a.ratio in ("sequence", "sequence_product")
     return (
-        (a.overlong_buffer > 0 and a.overlong_penalty == 0, "overlong_buffer", "overlong_penalty",
-         "expected a penalty above 0, or no buffer"),
+        (a.overlong_buffer > 0 and a.overlong_penalty is None, "overlong_penalty", "overlong_buffer",
+         "expected the size of the penalty at the limit, or no buffer"),
+        (a.overlong_buffer == 0 and a.overlong_penalty is not None, "overlong_penalty", "overlong_buffer",
+         "expected algorithm.overlong_penalty = None: nothing is penalized"),
         (a.repetition_coefficient > 0 and a.repetition_ngram is None, "repetition_ngram", "repetition_coefficient",
          "expected the length of the n-grams, in tokens"),
         (a.repetition_coefficient == 0 and a.repetition_ngram is not None, "repetition_ngram", "repetition_coefficient",

@@ -24,7 +24,7 @@ class Algorithm:
     # what is added to the reward
     format_coefficient: float
     overlong_buffer: int
-    overlong_penalty: float
+    overlong_penalty: float | None
     length_penalty: Literal["none", "linear", "group_relative", "cosine"]
     length_coefficient: float | None
     repetition_coefficient: float
@@ -104,7 +104,7 @@ class Algorithm:
     rejection_high: float | None
     # distance to the reference, and entropy
     kl_placement: Literal["none", "loss", "reward"]
-    kl_estimator: Literal["k1", "k2", "k3", "absolute", "exact"]
+    kl_estimator: Literal["k1", "k2", "k3", "absolute", "exact"] | None
     kl_coefficient: float
     kl_importance: bool
     kl_target: float | None

@@ -66,6 +66,7 @@ FILL: dict[str, Any] = {
     "kl_cov_coefficient": 0.6,
     "correction_high": 1.1,
     "rejection_high": 0.1,
+    "kl_estimator": "k3",
     "difficulty_low": 0.2,
     "difficulty_high": 0.9,
 }
@@ -82,6 +83,8 @@ def algorithm(**changes: Any) -> Algorithm:
             knobs[name] = None
         elif readers.required and knobs[name] is None:
             knobs[name] = FILL[name] if name in FILL else _any_value(name)
+    if knobs["overlong_buffer"] > 0 and "overlong_penalty" not in changes:
+        knobs["overlong_penalty"] = 1.0
     if knobs["baseline"] == "critic" and knobs["gae_lambda"] is None and knobs["gae_length_alpha"] is None:
         knobs["gae_lambda"] = FILL["gae_lambda"]
     return Algorithm(**knobs)

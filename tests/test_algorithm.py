@@ -146,7 +146,7 @@ def test_clip_cov_draws_by_row_and_step_and_not_by_position():
 def test_tokens_chosen_by_entropy_are_those_of_the_loops():
     with jax.enable_x64(True):
         for seed in range(6):
-            a, s = algorithm(top_entropy_share=(0.2, 0.5, 1.0)[seed % 3]), double(step(seed))
+            a, s = algorithm(top_entropy_share=(0.2, 0.5, 0.9)[seed % 3]), double(step(seed))
             choice = s.batch(a).choice
             assert choice is not None
             np.testing.assert_array_equal(choice.high_entropy, policy.high_entropy(a, s.entropy, s.mask))
@@ -286,8 +286,8 @@ def test_what_an_algorithm_needs_follows_from_its_knobs():
     placed = algorithm(kl_placement="reward", kl_estimator="k1", kl_coefficient=0.1)
     exact = algorithm(kl_placement="loss", kl_estimator="exact", kl_coefficient=0.1)
     for needs, those, others in (
-        (library.needs_reference, [placed, exact], [algorithm(), algorithm(kl_estimator="exact")]),
-        (library.needs_exact_kl, [exact], [placed, algorithm(kl_estimator="exact")]),
+        (library.needs_reference, [placed, exact], [algorithm()]),
+        (library.needs_exact_kl, [exact], [placed, algorithm()]),
         (library.needs_critic, [algorithm(baseline="critic")], [algorithm()]),
         (library.needs_choice, [algorithm(surrogate="kl_cov"), algorithm(top_entropy_share=0.2)], [algorithm()]),
         (library.needs_greedy, [algorithm(baseline="greedy")], [algorithm()]),

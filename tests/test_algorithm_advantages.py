@@ -111,7 +111,7 @@ def test_kl_goes_into_the_reward_exactly_when_the_knob_says_so():
     named: dict[str, Any] = {name: jnp.asarray(getattr(s, name)) for name in ("prompt_id", "mask", "truncated")}
     with pytest.raises(ValueError, match="kl_placement = 'reward' but kl is None"):
         library.advantages(a, jnp.asarray(s.rewards), **named)
-    b = dataclasses.replace(LITE_PPO, kl_placement="loss", kl_coefficient=0.1)
+    b = dataclasses.replace(LITE_PPO, kl_placement="loss", kl_estimator="k3", kl_coefficient=0.1)
     batch = dataclasses.replace(s.batch(b), ref_logprobs=None)
     with pytest.raises(ValueError, match="ref_logprobs is None"):
         policy_loss(b, jnp.asarray(s.logprobs), jnp.asarray(s.entropy), batch)

@@ -191,7 +191,10 @@ def test_a_loaded_config_is_locked_and_survives_a_round_trip_through_json():
         (["mesh.data=3"], ["mesh", "does not fit 4 devices"]),
         (["mesh.data=-1"], ["mesh.data and mesh.fsdp are both -1"]),
         (["algorithm.baseline=group", "data.samples_per_prompt=1"], ["samples_per_prompt = 1", "baseline = 'group'"]),
-        (["algorithm.overlong_buffer=65"], ["overlong_buffer = 65", "max_tokens = 48"]),
+        (
+            ["algorithm.overlong_buffer=65", "algorithm.overlong_penalty=1.0"],
+            ["overlong_buffer = 65", "max_tokens = 48"],
+        ),
         (["steps=0"], ["steps = 0", "at least 1"]),
         (["evaluation.samples=0"], ["evaluation.samples = 0", "at least 1"]),
         (["evaluation.top_p=1.5"], ["evaluation.top_p = 1.5", "at most 1"]),
@@ -231,7 +234,7 @@ def test_a_section_refuses_its_own_contradictions_while_parsing():
     with pytest.raises(ValueError, match=r"sampling\.top_p"):
         settings("sampling.top_p=0")
     with pytest.raises(ValueError, match="kl_coefficient"):
-        settings("algorithm.kl_placement=loss")
+        settings("algorithm.kl_placement=loss", "algorithm.kl_estimator=k3")
 
 
 def test_the_mesh_is_not_looked_at_where_nothing_will_run():

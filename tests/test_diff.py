@@ -25,6 +25,7 @@ def test_lite_ppo_and_grpo_differ_in_std_aggregation_and_kl():
         "algorithm.scale": ("batch", "group"),
         "algorithm.aggregation": ("token_mean", "sequence_mean"),
         "algorithm.kl_placement": ("none", "loss"),
+        "algorithm.kl_estimator": (None, "k3"),
         "algorithm.kl_coefficient": (0.0, 0.04),
     }
 

@@ -123,8 +123,8 @@ LENGTH = {"length_penalty": "linear", "length_coefficient": 0.5}
 # Knob -> what must be set before another value of it may be set; then that value, and what it needs beside it.
 SITUATIONS: dict[str, list[tuple[dict, dict]]] = {
     "format_coefficient": [({}, {"format_coefficient": 0.1})],
-    "overlong_buffer": [({}, {"overlong_buffer": 8})],
-    "overlong_penalty": [({"overlong_buffer": 8}, {"overlong_penalty": 0.5})],
+    "overlong_buffer": [({}, {"overlong_buffer": 8, "overlong_penalty": 1.0})],
+    "overlong_penalty": [({"overlong_buffer": 8, "overlong_penalty": 1.0}, {"overlong_penalty": 0.5})],
     "length_penalty": [({}, {**LENGTH, "length_penalty": level}) for level in ("linear", "group_relative", "cosine")],
     "length_coefficient": [(LENGTH, {"length_coefficient": 0.25})],
     "repetition_coefficient": [({}, {"repetition_coefficient": 0.1, "repetition_ngram": 3})],

@@ -43,7 +43,7 @@ def test_the_knobs_are_the_keys_of_the_base_config():
         ({"aggregation_constant": 64.0}, "aggregation_constant = 64.0 with algorithm.aggregation = 'token_mean'"),
         ({"surrogate": "reinforce", "dual_clip": 3.0}, "dual_clip = 3.0 with algorithm.surrogate = 'reinforce'"),
         ({"surrogate": "reinforce", "ratio": "sequence"}, "ratio = 'sequence' with algorithm.surrogate = 'reinforce'"),
-        ({"overlong_buffer": 8, "overlong_penalty": 0.0}, "overlong_buffer = 8 with algorithm.overlong_penalty = 0.0"),
+        ({"overlong_penalty": 1.0}, "overlong_penalty = 1.0 with algorithm.overlong_buffer = 0"),
         ({"resample_rounds": 4}, "resample_rounds = 4 with algorithm.group_filter = 'none'"),
     ],
 )
@@ -61,7 +61,12 @@ def test_a_value_out_of_range_or_a_contradiction_is_an_error_that_names_the_keys
         ({"scale": "group", "scale_ddof": 4}, 4, 64, "at least 5 samples"),
         ({"scale": "batch_centered"}, 1, 64, "algorithm.scale = 'batch_centered'"),
         ({"group_filter": "zero_variance"}, 1, 64, "algorithm.group_filter = 'zero_variance'"),
-        ({"overlong_buffer": 65}, 8, 64, "algorithm.overlong_buffer = 65 with sampling.max_tokens = 64"),
+        (
+            {"overlong_buffer": 65, "overlong_penalty": 1.0},
+            8,
+            64,
+            "algorithm.overlong_buffer = 65 with sampling.max_tokens = 64",
+        ),
     ],
 )
 def test_knobs_that_do_not_fit_the_group_or_the_completion_are_an_error(changes, samples, max_tokens, named: str):
@@ -71,7 +76,8 @@ def test_knobs_that_do_not_fit_the_group_or_the_completion_are_an_error(changes,
 
 def test_knobs_that_fit_pass():
     check(algorithm(), samples_per_prompt=1, max_tokens=1)
-    full = {"baseline": "group", "scale": "group", "group_filter": "zero_variance", "overlong_buffer": 64}
+    full = {"baseline": "group", "scale": "group", "group_filter": "zero_variance"}
+    full |= {"overlong_buffer": 64, "overlong_penalty": 1.0}
     check(algorithm(**full), samples_per_prompt=2, max_tokens=64)
 
 
@@ -108,6 +114,7 @@ VALUES = {
     "critic_warmup": 1,
     "correction_level": "token",
     "rejection_level": "token",
+    "kl_estimator": "k3",
 }
 
 
@@ -133,7 +140,8 @@ def test_a_knob_that_a_level_needs_must_have_a_value(name):
 GAP = {"old_logprobs": "trainer"}
 KL = {"kl_placement": "loss", "kl_coefficient": 0.1}
 CONTRADICTIONS = [
-    {"overlong_buffer": 8, "overlong_penalty": 0.0},
+    {"overlong_buffer": 8, "overlong_penalty": None},
+    {"overlong_penalty": 1.0},
     {"repetition_coefficient": 0.1},
     {"repetition_ngram": 3},
     {"reward_combination": "separate"},

@@ -65,7 +65,7 @@ def needs_reference(algorithm: Algorithm) -> bool:
 
 def needs_exact_kl(algorithm: Algorithm) -> bool:
     """Whether policy and reference must be compared over the whole vocabulary."""
-    return needs_reference(algorithm) and algorithm.kl_estimator == "exact"
+    return algorithm.kl_estimator == "exact"
 
 
 def needs_critic(algorithm: Algorithm) -> bool:

@@ -15,9 +15,10 @@ KL_ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3, "absolute": kl.absolute}
 def kl_estimate(algorithm: Algorithm, logprobs: Array, ref_logprobs: Array) -> Array:
     """The algorithm's estimate of KL(policy ‖ reference) at each token, in nats, clamped as the package says.
 
-    The exact KL cannot be had from the sampled token's log-probabilities: in its place stands k3.
+    The exact KL cannot be had from the sampled token's log-probabilities: in its place stands k3, as where no KL is
+    placed and one is measured all the same.
     """
-    estimator = KL_ESTIMATORS.get(algorithm.kl_estimator, kl.k3)
+    estimator = KL_ESTIMATORS.get(algorithm.kl_estimator or "k3", kl.k3)
     return estimator(logprobs, ref_logprobs, log_ratio_clamp=LOG_RATIO_CLAMP, clamp=KL_CLAMP)
 
 

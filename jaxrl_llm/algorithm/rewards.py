@@ -77,6 +77,7 @@ def shape_rewards(
         penalty = shaping.overlong_penalty(
             length, max_tokens=max_tokens, buffer=a.overlong_buffer, penalty=1.0, floor=-1.0
         )
+        assert a.overlong_penalty is not None
         columns.append(("overlong_buffer", a.overlong_penalty, penalty))
     if a.length_penalty != "none":
         assert a.length_coefficient is not None

@@ -59,8 +59,10 @@ def _ppo_clip(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
         "outside_high": terms.share(ratio > 1 + high),
     }
     if a.ratio_cap is not None:
-        binds = (advantage < 0) | ((advantage > 0) & (a.ratio_cap < 1 + high))  # else the clip was there before
-        metrics["effect/ratio_cap"] = terms.share(binds & (ratio > a.ratio_cap))
+        # a cap inside the clip is what binds where A > 0; where A < 0 the larger of the two bounds the loss
+        good = (advantage > 0) & (ratio > a.ratio_cap) & (a.ratio_cap < 1 + high)
+        bad = (advantage < 0) & (ratio > max(a.ratio_cap, 1 + high))
+        metrics["effect/ratio_cap"] = terms.share(good | bad)
     if a.dual_clip is not None:
         metrics["effect/dual_clip"] = terms.share(diagnostics.dual_clip_binds(loss, advantage, a.dual_clip))
         loss = losses.dual_clip(loss, advantage, bound=a.dual_clip)
