@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     add("pretrain", "make a small model from a built-in task")
     report = add("report", "write report.html into the folder of a run", config=False)
     report.add_argument("run", type=Path, help="folder of a run")
+    plan = add("plan", "say what a run would need on a machine that is not there: memory, network, time and cost")
+    plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:4x4x8, v5e:4x4 or h200:8")
+    plan.add_argument("--model-config", type=Path, metavar="FILE", help="a config.json, in place of model.source")
+    plan.add_argument("--price", type=float, metavar="P", help="of a chip and hour, for the cost of 1,000 steps")
+    plan.add_argument("--formula", action="store_true", help="by formula alone: no compiler, seconds; GPUs always")
+    plan.add_argument("--quick", action="store_true", help="compile with less optimization (O1): sooner, less exact")
+    plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
+    plan.add_argument("--to", type=Path, metavar="FILE", help="JSON to write (default: beside run_dir)")
     convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
     convert.add_argument("run", type=Path, help="folder of a run")
     convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -176,6 +184,37 @@ def _convert(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(convert(arguments.run, arguments.to))
 
 
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the machine that is planned is not this one
+    from jaxrl_llm import config as configs
+    from jaxrl_llm.planning import models, report
+    from jaxrl_llm.planning.hardware import parse_topology
+    from jaxrl_llm.planning.plan import make_plan, search
+
+    settings = configs.parse(configs.load(arguments.config, overrides))
+    topology = parse_topology(arguments.topology)
+    architecture = models.architecture(settings.model.source, arguments.model_config)
+    configs.check(settings, devices=None if arguments.search else topology.devices)
+    if arguments.search:
+        plans = search(settings, architecture, topology, price=arguments.price)
+        print(report.table(plans))
+    else:
+        plans = [
+            make_plan(
+                settings,
+                architecture,
+                topology,
+                price=arguments.price,
+                by_formula=arguments.formula,
+                quick=arguments.quick,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+        ]
+        print(report.text(plans[0]))
+    name = f"{settings.run_dir}_plan_{topology.name.replace(':', '_')}.json"
+    print(f"saved: {report.save(plans, arguments.to or Path(name))}")
+
+
 def _refuse(overrides: list[str], command: str) -> None:
     if overrides:
         raise ValueError(f"--config.{overrides[0]}: {command} reads the run's own config and takes no other")
@@ -190,6 +229,7 @@ _COMMANDS = {
     "diff": _diff,
     "microscope": _microscope,
     "pretrain": _pretrain,
+    "plan": _plan,
     "report": _report,
     "convert": _convert,
 }

@@ -43,7 +43,8 @@ LAYERS: dict[str, set[str]] = {
     "diff": CONFIG | {"explain"},
     "report": CONFIG | {"techniques", "explain", "report"},
     "microscope": CONFIG | {"report", "microscope"},
-    "cli": CONFIG | {"explain", "diff", "report", "microscope"},
+    "planning": CONFIG | {"planning"},
+    "cli": CONFIG | {"explain", "diff", "report", "microscope", "planning"},
 }
 
 WITHOUT_JAX = (
@@ -69,7 +70,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "tokenizers": ("data.tokens",),
     "jinja2": ("data.tokens",),
     "math_verify": ("rewards.equivalence",),
-    "optax": ("training.optimizer", "training.step", "training.update", "training.pretrain"),
+    "optax": ("training.optimizer", "training.step", "training.update", "training.pretrain", "planning.programs"),
     "orbax": ("training.checkpoint",),
     "tensorboardX": ("training.log",),
     "ml_collections": ("config",),

@@ -1,0 +1,137 @@
+"""Compiling for TPUs that are not there, with the libtpu wheel and a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxrl_llm.planning import hlo
+from jaxrl_llm.planning.hardware import Topology
+from jaxrl_llm.planning.programs import Abstract, trace
+from jaxrl_llm.sharding import MeshSettings, make_mesh
+
+INSTALL = 'pip install "jaxrl-llm[tpu-plan]"'  # the libtpu wheel
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a program, in bytes of one device.
+
+    Attributes:
+      seconds: that compiling took.
+      arguments: of the program's arguments.
+      others: of everything else at its peak: temporaries, code, results that take no argument's place.
+      limit: what the compiler has, of a program that it refuses for memory; None of one that it compiles.
+      collectives: None where it was refused, or where the text of the program cannot be read.
+    """
+
+    seconds: float
+    arguments: float
+    others: float
+    limit: float | None
+    collectives: list[hlo.Collective] | None
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
+    """The mesh over the devices of a topology that is not there.
+
+    Raises:
+      ImportError: no libtpu.
+      ValueError: a topology that the compiler refuses, or a mesh that cannot be laid over it.
+    """
+    if not installed():
+        raise ImportError(f"--topology {topology.name} needs the compiler for TPUs (Linux, x86-64): {INSTALL}")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU machine
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # else it complains of having none
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling needs no device of its own
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    from jax.experimental import topologies
+
+    # Two TensorCores of a v4 chip work as one device, as on a TPU machine; other chips do so as they come.
+    options = {"chip_config_name": "megacore"} if topology.kind == "v4" else {}
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"--topology {topology.name}: {error}") from error
+    if len(description.devices) != topology.devices:
+        raise ValueError(
+            f"--topology {topology.name}: the compiler has {len(description.devices)} devices, expected "
+            f"{topology.devices}"
+        )
+    try:
+        return make_mesh(settings, list(description.devices))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"mesh.fsdp = {settings.fsdp} and mesh.tensor = {settings.tensor} cannot be laid over {topology.name}: "
+            "every axis must be a product of whole sides of the box"
+        ) from error
+
+
+def compile_program(name: str, abstract: Abstract, *, unknown_trips: float, quick: bool) -> Compiled:
+    """Compiles "rollout", "score" or "update" and reads its memory and its collectives.
+
+    Args:
+      unknown_trips: of the sampler's loops, which end when every row has stopped.
+
+      quick: with less optimization, which takes a third of the time; memory and collectives may come out larger.
+
+    Raises:
+      ValueError: the compiler fails for another reason than memory.
+    """
+    begun = time.perf_counter()
+    with jax.set_mesh(abstract.mesh), _optimization("O1" if quick else None):
+        lowered = trace(name, abstract).lower(lowering_platforms=("tpu",))
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            used, limit = memory_exceeded(str(error))
+            return Compiled(time.perf_counter() - begun, 0.0, used, limit, None)
+    seconds = time.perf_counter() - begun
+    memory: Any = compiled.memory_analysis()
+    others = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    others += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # a libtpu of another version than jax asks for writes what jaxlib cannot read
+        text = None
+    mesh = dict(abstract.mesh.shape)
+    collectives = None if text is None else hlo.census(text, mesh, unknown_trips=unknown_trips)
+    return Compiled(seconds, memory.argument_size_in_bytes, others, None, collectives)
+
+
+@contextlib.contextmanager
+def _optimization(level: str | None) -> Iterator[None]:
+    before = jax.config.jax_optimization_level  # type: ignore[attr-defined]
+    jax.config.update("jax_optimization_level", level or before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_optimization_level", before)
+
+
+def memory_exceeded(message: str) -> tuple[float, float]:
+    """Bytes that a program would use and bytes that there are, from the compiler's refusal.
+
+    Raises:
+      ValueError: the message is not about memory.
+    """
+    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
+    if found is None:
+        raise ValueError(f"the compiler for TPUs failed: {message}")
+    used, used_unit, limit, limit_unit = found.groups()
+    return float(used) * _UNITS[used_unit], float(limit) * _UNITS[limit_unit]

@@ -1,0 +1,211 @@
+"""The collectives of a compiled program, counted from its text: kind, mesh axis, runs and bytes.
+
+XLA's own cost analysis counts the body of a loop once. Here each collective is multiplied by the trips of the loops
+around it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # every other type ends in its number of bits
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
+_CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_WHILE = re.compile(r" while\(%?([\w.\-]+)\)")
+_NOISE = re.compile(r"(?<=\])\{[^{}]*\}|, metadata=\{[^{}]*\}|/\*.*?\*/")  # layouts, origins, comments
+_OPERANDS = re.compile(r"(?:^| )[a-z][\w\-]*\(([^()]*)\)")
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over the same mesh axes.
+
+    Attributes:
+      kind: one of KINDS.
+      axes: of the mesh that its devices differ in, joined by "+"; "?" where the groups are no product of axes.
+      loop: whether it stands inside a loop.
+      sites: places in the program.
+      runs: of one run of the program.
+      bytes: that one device receives in one run of the program, at least: (n - 1) / n of what an all-gather makes,
+        twice that for an all-reduce.
+    """
+
+    kind: str
+    axes: str
+    loop: bool
+    sites: int
+    runs: float
+    bytes: float
+
+
+@dataclasses.dataclass
+class _Computation:
+    name: str
+    entry: bool
+    lines: dict[str, str] = dataclasses.field(default_factory=dict)
+    root: str = ""
+
+
+def _computations(text: str) -> dict[str, _Computation]:
+    found: dict[str, _Computation] = {}
+    current: _Computation | None = None
+    for line in text.splitlines():
+        if current is None:
+            if match := _COMPUTATION.match(line):
+                current = found[match[2]] = _Computation(match[2], match[1] is not None)
+        elif line.startswith("}"):
+            current = None
+        elif match := _INSTRUCTION.match(line):
+            current.lines[match[2]] = _NOISE.sub("", match[3])
+            if match[1]:
+                current.root = match[2]
+    return found
+
+
+def _operands(line: str) -> list[str]:
+    """Names of the operands of an instruction."""
+    inside = _OPERANDS.search(line)
+    return re.findall(r"%([\w.\-]+)", inside[1]) if inside else []
+
+
+def _constant(computation: _Computation, name: str) -> int | None:
+    found = re.search(r"\[\] constant\((-?\d+)\)", computation.lines.get(name, ""))
+    return int(found[1]) if found else None
+
+
+def _trips(line: str, caller: _Computation, computations: dict[str, _Computation]) -> int | None:
+    """Trips of a while loop, as XLA says or by a counter that is compared with a constant; None where data decide."""
+    if found := re.search(r'known_trip_count[^}]*?"n":\s*"?(\d+)', line):
+        return int(found[1])
+    condition, body = (computations[re.search(rf"{key}=%?([\w.\-]+)", line)[1]] for key in ("condition", "body"))  # type: ignore[index]
+    compare = condition.lines.get(condition.root, "")
+    operands = _operands(compare)
+    if " compare(" not in compare or "direction=LT" not in compare or len(operands) != 2:
+        return None
+    limit, index = _constant(condition, operands[1]), _index(condition, operands[0])
+    after = _operands(body.lines.get(body.root, ""))
+    if limit is None or index is None or index >= len(after):
+        return None
+    steps = [_constant(body, name) for name in _operands(body.lines.get(after[index], ""))]
+    step = next((step for step in steps if step), None)
+    initial = _WHILE.search(line)
+    before = _operands(caller.lines.get(initial[1], "")) if initial else []
+    start = _constant(caller, before[index]) if index < len(before) else None
+    return None if step is None else -(-(limit - (start or 0)) // step)
+
+
+def _index(computation: _Computation, name: str) -> int | None:
+    found = re.search(r"get-tuple-element\(.*index=(\d+)", computation.lines.get(name, ""))
+    return int(found[1]) if found else None
+
+
+def shape_bytes(text: str) -> int:
+    """Bytes of every array in an HLO type; a tuple's are added."""
+    total = 0.0
+    for kind, sizes in _SHAPE.findall(text):
+        bits = _BITS.get(kind) or next((int(n) for n in re.findall(r"^[a-z]+?(\d+)", kind)), 0)
+        total += math.prod(int(size) for size in sizes.split(",") if size) * bits / 8
+    return int(total)
+
+
+def _groups(line: str, mesh: dict[str, int]) -> list[list[int]]:
+    """The groups of device numbers that a collective works on; pairs for a permutation."""
+    devices = math.prod(mesh.values())
+    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", line):
+        return [[int(n) for n in re.findall(r"\d+", group)] for group in re.findall(r"\{([^{}]*)\}", found[1])]
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+        shape, source, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
+        numbers = np.arange(math.prod(source or [])).reshape(source)
+        ordered: Any = numbers.transpose(order) if order else numbers
+        return ordered.reshape(shape).tolist()
+    if found := re.search(r"replica_groups=(@\w+ )?mesh\[([^\]]*)\](?:, device_ids=\(\[[^)]*\))? \{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'?(\w+)'?=(\d+)", found[2]))
+        named = re.findall(r"'(\w+)'", found[3])
+        names = list(sizes)
+        numbers = np.arange(devices).reshape([int(size) for size in sizes.values()])
+        rest = [axis for axis, name in enumerate(names) if name not in named]
+        order = [*rest, *(names.index(name) for name in named)]
+        return numbers.transpose(order).reshape(-1, math.prod(int(sizes[name]) for name in named)).tolist()
+    return [list(range(devices))]
+
+
+def _axes(groups: list[list[int]], mesh: dict[str, int], *, pairs: bool) -> str:
+    """Mesh axes whose coordinate differs within the groups."""
+    names = [name for name, size in mesh.items() if size > 1]
+    shape = tuple(mesh.values())
+    coordinates = dict(zip(mesh, np.unravel_index(np.arange(math.prod(shape)), shape), strict=True))
+    moving = [name for name in names if any(len({int(coordinates[name][d]) for d in group}) > 1 for group in groups)]
+    size = max(len(group) for group in groups)
+    whole = pairs or size == math.prod(mesh[name] for name in moving)
+    return "+".join(moving) if whole and moving else "?"
+
+
+def _received(kind: str, result: int, devices: int) -> float:
+    """Bytes that one device receives at least, of a collective with ``result`` bytes among ``devices``."""
+    if kind == "collective-permute":
+        return result
+    share = (devices - 1) / devices
+    return {"all-reduce": 2 * share * result, "reduce-scatter": share * devices * result}.get(kind, share * result)
+
+
+def _result_bytes(kind: str, asynchronous: bool, line: str) -> int:
+    head = line[: _COLLECTIVE.search(line).start()]  # type: ignore[union-attr]
+    if not asynchronous or kind == "all-reduce":
+        return shape_bytes(head)
+    parts = _split(head.strip()[1:-1])  # (operand, result, and perhaps tokens)
+    return shape_bytes(parts[1])
+
+
+def _split(text: str) -> list[str]:
+    """The parts of a tuple's type."""
+    return re.findall(r"\([^()]*\)|\w+\[[\d,]*\]", text)
+
+
+def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> list[Collective]:
+    """The collectives of a compiled program, largest first.
+
+    Args:
+      text: of the compiled program (``compiled.as_text()``).
+      mesh: axis -> size, in the order of the devices.
+      unknown_trips: of loops whose end the data decide.
+    """
+    computations = _computations(text)
+    entry = next(c for c in computations.values() if c.entry)
+    totals: dict[tuple[str, str, bool], list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
+
+    def visit(computation: _Computation, times: float, loop: bool) -> None:
+        for line in computation.lines.values():
+            if found := _COLLECTIVE.search(line):
+                kind = found[1]
+                groups = _groups(line, mesh)
+                axes = _axes(groups, mesh, pairs=kind == "collective-permute")
+                size = _received(kind, _result_bytes(kind, bool(found[2]), line), len(groups[0]))
+                total = totals[kind, axes, loop]
+                for i, value in enumerate((1, times, times * size)):
+                    total[i] += value
+                continue  # what a reduction applies holds no collective
+            trips: float = 1
+            is_loop = _WHILE.search(line) is not None
+            if is_loop:
+                known = _trips(line, computation, computations)
+                trips = unknown_trips if known is None else known
+            for one, several in _CALLED.findall(line):
+                names = [one] if one else re.findall(r"[\w.\-]+", several)
+                for name in names:
+                    if name in computations:
+                        visit(computations[name], times * trips, loop or is_loop)
+
+    visit(entry, 1.0, False)
+    found = [Collective(*key, int(sites), runs, size) for key, (sites, runs, size) in totals.items()]
+    return sorted(found, key=lambda c: -c.bytes)

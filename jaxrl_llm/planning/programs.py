@@ -1,0 +1,122 @@
+"""The three programs of a run in abstract shapes, as training calls them: the rollout, the scoring and the update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxrl_llm.algorithm import initial_controls, needs_exact_kl, needs_greedy, needs_sum_pi_squared
+from jaxrl_llm.models import decoder, weights
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.sampling.generate import generate
+from jaxrl_llm.sampling.keys import ROLLOUT, step_key
+from jaxrl_llm.sharding import replicated, row_devices, row_sharding
+from jaxrl_llm.training.batch import Judged, Scored
+from jaxrl_llm.training.settings import Settings
+from jaxrl_llm.training.step import Programs, make_programs
+from jaxrl_llm.types import Model, Params, Rollout, TrainState
+
+
+def _placed(abstract: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+
+
+class Abstract:
+    """Shapes with their places on a mesh, of everything that the programs of a run take.
+
+    Made before ``jax.set_mesh``: optax makes real counters on the way, which devices that are not there cannot hold.
+    """
+
+    def __init__(self, settings: Settings, config: ModelConfig, mesh: Mesh):
+        self.settings, self.config, self.mesh = settings, config, mesh
+        dtype = jnp.dtype(settings.model.dtype)
+        self.model: Model = decoder.functions(config, dtype=dtype, remat=settings.model.remat)
+        self.programs: Programs = make_programs(settings, self.model, None)
+        self.params: Params = _placed(weights.abstract_params(config), weights.shardings(config, mesh))
+        prepared = jax.eval_shape(self.model.prepare, self.params)
+        self.prepared: Params = _placed(prepared, decoder.prepared_shardings(config, mesh))
+        self.state: TrainState = self._state()
+
+    def whole(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(self.mesh))
+
+    def rows(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """As :func:`~jaxrl_llm.sharding.shard_rows` places them."""
+        place = row_sharding if shape[0] % row_devices(self.mesh) == 0 else replicated
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=place(self.mesh))
+
+    def rollout(self) -> Rollout:
+        data, width = self.settings.data, self.settings.sampling.max_tokens
+        count = data.prompts_per_step * data.samples_per_prompt
+        return Rollout(
+            prompt_tokens=self.rows((count, data.max_prompt_tokens), jnp.int32),
+            prompt_length=self.rows((count,), jnp.int32),
+            tokens=self.rows((count, width), jnp.int32),
+            mask=self.rows((count, width), jnp.bool_),
+            sampler_logprobs=self.rows((count, width), jnp.float32),
+            truncated=self.rows((count,), jnp.bool_),
+            prompt_id=self.rows((count,), jnp.int32),
+        )
+
+    def _state(self) -> TrainState:
+        optimizer = self.programs.optimizer
+        opt_state = optax.tree.map_params(
+            optimizer,
+            lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
+            jax.eval_shape(optimizer.init, self.params),
+            self.params,
+            transform_non_params=lambda x: self.whole(x.shape, x.dtype),
+        )
+        controls = jax.eval_shape(lambda: initial_controls(self.settings.algorithm))
+        controls = jax.tree.map(lambda x: self.whole(x.shape, x.dtype), controls)
+        return TrainState(self.whole((), jnp.int32), self.params, {}, opt_state, controls, {}, {})
+
+    def batch(self) -> Any:
+        """Of one optimizer step, with the arrays that the algorithm asks for."""
+        settings, algorithm, rollout = self.settings, self.settings.algorithm, self.rollout()
+        count = rollout.tokens.shape[0]
+        flags, numbers = self.rows((count,), jnp.bool_), self.rows((count,), jnp.float32)
+        source = None if settings.data.source_key is None else self.rows((count,), jnp.int32)
+        judged = Judged(numbers, flags, flags, source, numbers if needs_greedy(algorithm) else None)
+        columns, policy = rollout.sampler_logprobs, None
+        exact_in_reward = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
+        if algorithm.old_logprobs == "trainer" or exact_in_reward or needs_sum_pi_squared(algorithm):
+            policy = jax.eval_shape(self.programs.score, self.params, rollout, self.params if exact_in_reward else None)
+        scored = Scored(columns, policy, None if algorithm.kl_placement == "none" else columns, None)
+        batch, _, _ = jax.eval_shape(self.programs.batch, rollout, judged, scored, self.state.controls)
+        rows = count // settings.training.mini_batches
+        return jax.tree.map(lambda x: self.rows((rows, *x.shape[1:]), x.dtype), batch)
+
+
+def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
+    """One of "rollout", "score" and "update", traced; to be lowered and compiled under ``jax.set_mesh``.
+
+    Args:
+      stops: end-of-text tokens; without a tokenizer only their number could matter.
+    """
+    settings, data = abstract.settings, abstract.settings.data
+    if name == "rollout":
+        prompts = data.prompts_per_step
+        return generate.trace(
+            abstract.model,
+            abstract.prepared,
+            abstract.rows((prompts, data.max_prompt_tokens), jnp.int32),
+            abstract.rows((prompts,), jnp.int32),
+            abstract.rows((prompts,), jnp.int32),
+            jax.eval_shape(lambda: step_key(settings.seed, ROLLOUT, 1)),
+            samples=data.samples_per_prompt,
+            sampling=settings.sampling,
+            stop_ids=tuple(range(stops + len(settings.sampling.stop))),
+            pad_id=0,
+        )
+    exact = needs_exact_kl(settings.algorithm)
+    placement = settings.algorithm.kl_placement
+    if name == "score":
+        reference = abstract.params if exact and placement == "reward" else None
+        return abstract.programs.score.trace(abstract.params, abstract.rollout(), reference)  # type: ignore[attr-defined]
+    reference = abstract.params if exact and placement == "loss" else None
+    return abstract.programs.update.trace(abstract.state, abstract.batch(), reference)  # type: ignore[attr-defined]
