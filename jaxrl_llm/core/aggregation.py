@@ -11,17 +11,23 @@ micro-batches, devices or hosts sums to the same loss. c_i = Σ_t mask[i,t]; C =
 | `constant`      | 1 / (constant · B)                    | -              |
 | `prompt_mean`   | 1 / (tokens of the prompt · prompts)  | -              |
 
-| here            | verl and ROLL               | Tunix                         | TRL      | OpenRLHF     |
-| --------------- | --------------------------- | ----------------------------- | -------- | ------------ |
-| `token_mean`    | token-mean                  | token-mean                    | dapo (1) | token level  |
-| `sequence_mean` | seq-mean-token-mean         | sequence-mean-token-mean      | grpo (2) | sample level |
-| `sequence_sum`  | seq-mean-token-sum          | seq-mean-token-sum            | -        | -            |
-| `constant`      | seq-mean-token-sum-norm (3) | sequence-mean-token-sum-norm  | dr_grpo  | -            |
-| `prompt_mean`   | -                           | -                             | -        | -            |
+| here            | verl and ROLL               | Tunix                         | TRL, EasyDeL | OpenRLHF     |
+| --------------- | --------------------------- | ----------------------------- | ------------ | ------------ |
+| `token_mean`    | token-mean                  | token-mean                    | dapo (1)     | token level  |
+| `sequence_mean` | seq-mean-token-mean         | sequence-mean-token-mean      | grpo (2)     | sample level |
+| `sequence_sum`  | seq-mean-token-sum          | seq-mean-token-sum (3)        | -            | -            |
+| `constant`      | seq-mean-token-sum-norm (4) | sequence-mean-token-scale (5) | dr_grpo      | -            |
+| `prompt_mean`   | -                           | -                             | -            | -            |
 
-(1) cispo and vespo too. TRL's bnpo is the token mean of each micro-batch by itself, which no mode here reproduces.
+AReaL, prime-rl and Simply have the token mean alone and no name for it. Marin: "dapo" is the token mean divided by B
+once more, "grpo" the constant.
+
+(1) cispo and vespo too. Their bnpo is the token mean of each micro-batch by itself, which no mode here reproduces.
 (2) of each micro-batch by itself there, of the whole step here.
-(3) a sum over the constant alone, without B: ``constant(mask, tokens_per_row=c, rows=1)``.
+(3) sequence-mean-token-sum-norm too, unless it is given another norm than R.
+(4) a sum over the constant alone, without B: ``constant(mask, tokens_per_row=c, rows=1)``. verl's token-sum is
+    ``constant(mask, tokens_per_row=1, rows=1)``.
+(5) over R rows there: ``constant(mask, tokens_per_row=width, rows=rows_with_tokens(mask))``.
 """
 
 from __future__ import annotations

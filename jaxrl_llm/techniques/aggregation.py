@@ -16,7 +16,7 @@ RECORDS = (
         unit="[B, T], 1 / tokens",
         study="Takeaway 7: token-level is better on base models (by several points), sequence-level on aligned ones "
         "(by about one; figures 12 and 17, whose captions and panels disagree on the data).",
-        peers=("The names of verl, ROLL, Tunix, TRL and OpenRLHF stand beside ours in core/aggregation.py.",),
+        peers=("One table of every project's names beside ours stands in core/aggregation.py.",),
         trap="With one length the levels token_mean, sequence_mean and prompt_mean are one.",
     ),
     Technique(
@@ -83,7 +83,7 @@ RECORDS = (
         meaning="a constant number of tokens for each of the B completions",
         source="Liu et al., 2025, arXiv 2503.20783 (Dr. GRPO), section 3.2",
         peers=(
-            "seq-mean-token-sum-norm (verl, ROLL), sequence-mean-token-sum-norm (Tunix), dr_grpo (TRL).",
+            "seq-mean-token-sum-norm (verl, ROLL), sequence-mean-token-scale (Tunix), dr_grpo (TRL).",
             "verl and ROLL divide by the constant alone, without B; ROLL's constant is the padded width, so its loss "
             "grows with the batch.",
         ),
