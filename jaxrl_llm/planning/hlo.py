@@ -190,7 +190,10 @@ def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> li
                 kind = found[1]
                 groups = _groups(line, mesh)
                 axes = _axes(groups, mesh, pairs=kind == "collective-permute")
-                size = _received(kind, _result_bytes(kind, bool(found[2]), line), len(groups[0]))
+                result = _result_bytes(kind, bool(found[2]), line)
+                if computation.name.startswith("all-reduce-scatter"):  # a fusion that keeps one part of the sum
+                    kind, result = "reduce-scatter", result // len(groups[0])
+                size = _received(kind, result, len(groups[0]))
                 total = totals[kind, axes, loop]
                 for i, value in enumerate((1, times, times * size)):
                     total[i] += value
