@@ -49,7 +49,7 @@ RECORDS = (
     Technique(
         "critic_warmup",
         title="Critic warm-up",
-        formula="ℓ_it = 0 while the rollout step is below {critic_warmup}",
+        formula="ℓ_it = 0 in the first {critic_warmup} rollout steps",
         meaning="only the critic learns at first",
         unit="rollout steps",
         source="Yuan et al., 2025, arXiv 2503.01491 (VC-PPO), value pretraining; taken over by VAPO",
