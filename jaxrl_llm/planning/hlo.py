@@ -24,6 +24,10 @@ _CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)|branch_com
 _WHILE = re.compile(r" while\(%?([\w.\-]+)\)")
 _NOISE = re.compile(r"(?<=\])\{[^{}]*\}|, metadata=\{[^{}]*\}|/\*.*?\*/")  # layouts, origins, comments
 _OPERANDS = re.compile(r"(?:^| )[a-z][\w\-]*\(([^()]*)\)")
+# mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}
+_MESH_GROUPS = re.compile(
+    r"replica_groups=(?:@\w+ )?mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 
 
@@ -119,25 +123,31 @@ def shape_bytes(text: str) -> int:
     return int(total)
 
 
+def _iota(source: str, order: str | None) -> Any:
+    """Device numbers as XLA abbreviates them, [4,2]T(1,0): 0, 1, … in that shape, transposed."""
+    shape = _integers(source)
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return numbers if order is None else numbers.transpose(_integers(order))
+
+
+def _integers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
 def _groups(line: str, mesh: dict[str, int]) -> list[list[int]]:
     """The groups of device numbers that a collective works on; pairs for a permutation."""
-    devices = math.prod(mesh.values())
     if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", line):
-        return [[int(n) for n in re.findall(r"\d+", group)] for group in re.findall(r"\{([^{}]*)\}", found[1])]
+        return [_integers(group) for group in re.findall(r"\{([^{}]*)\}", found[1])]
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        shape, source, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
-        numbers = np.arange(math.prod(source or [])).reshape(source)
-        ordered: Any = numbers.transpose(order) if order else numbers
-        return ordered.reshape(shape).tolist()
-    if found := re.search(r"replica_groups=(@\w+ )?mesh\[([^\]]*)\](?:, device_ids=\(\[[^)]*\))? \{([^}]*)\}", line):
-        sizes = dict(re.findall(r"'?(\w+)'?=(\d+)", found[2]))
-        named = re.findall(r"'(\w+)'", found[3])
-        names = list(sizes)
-        numbers = np.arange(devices).reshape([int(size) for size in sizes.values()])
-        rest = [axis for axis, name in enumerate(names) if name not in named]
-        order = [*rest, *(names.index(name) for name in named)]
-        return numbers.transpose(order).reshape(-1, math.prod(int(sizes[name]) for name in named)).tolist()
-    return [list(range(devices))]
+        return _iota(found[2], found[3]).reshape(_integers(found[1])).tolist()
+    if found := _MESH_GROUPS.search(line):
+        axes, source, order, named = found.groups()
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+        names, inside = list(sizes), re.findall(r"'(\w+)'", named)
+        devices = _iota(source or str(math.prod(sizes.values())), order).reshape(list(sizes.values()))
+        axis_order = [names.index(name) for name in (*(name for name in names if name not in inside), *inside)]
+        return devices.transpose(axis_order).reshape(-1, math.prod(sizes[name] for name in inside)).tolist()
+    return [list(range(math.prod(mesh.values())))]
 
 
 def _axes(groups: list[list[int]], mesh: dict[str, int], *, pairs: bool) -> str:

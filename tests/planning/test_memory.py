@@ -1,0 +1,101 @@
+"""Bytes by formula against the shapes and shardings that training uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxrl_llm import sharding
+from jaxrl_llm.models import decoder, weights
+from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.planning import memory, traffic
+from jaxrl_llm.planning.models import PUBLIC, architecture
+from jaxrl_llm.planning.work import Work, meshes, work_of
+from jaxrl_llm.sharding import MeshSettings, make_mesh
+from tests.models.public import CONFIGS as PUBLISHED
+from tests.models.tiny import CASES
+from tests.planning.test_flops import setting
+
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 1, 8)]
+
+
+def work(mesh: tuple[int, int, int] = (1, 4, 2), *overrides: str, family: str = "qwen3") -> Work:
+    return work_of(setting("lite_ppo", *overrides), from_hf(CASES[family], family), mesh)
+
+
+def on_a_device(shapes, shardings) -> int:
+    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings)
+    return sum(jax.tree.leaves(sizes))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("shape", MESHES)
+def test_parameters_and_the_sampling_layout_take_what_their_shardings_say(shape, family):
+    config, mesh = from_hf(CASES[family], family), make_mesh(MeshSettings(*shape))
+    of = work(shape, "model.dtype=bfloat16", family=family)
+    params = weights.abstract_params(config)
+    assert memory.parameter_bytes(of) == on_a_device(params, weights.shardings(config, mesh))
+    prepared = jax.eval_shape(decoder.functions(config, dtype=jnp.bfloat16).prepare, params)
+    # Biases are in the compute dtype too: all of the layout but the norms.
+    assert memory.sampling_bytes(of) == on_a_device(prepared, decoder.prepared_shardings(config, mesh))
+
+
+def test_the_cache_holds_a_prompt_once_and_every_row_at_full_width():
+    of = work((1, 1, 1))
+    model = decoder.functions(of.config)
+    shapes = jax.eval_shape(
+        lambda: (model.empty_cache(of.prompts, of.prompt_width), model.empty_cache(of.rows, of.width))
+    )
+    assert memory.cache_bytes(of) == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+
+def test_rows_and_heads_split_the_cache_and_what_does_not_divide_lies_whole():
+    whole = memory.cache_bytes(work((1, 1, 1)))
+    assert memory.cache_bytes(work((1, 4, 2))) == whole / 8  # 4 prompts, 2 key/value heads
+    assert memory.cache_bytes(work((1, 8, 1))) == whole  # 4 prompts over 8 devices
+    assert memory.cache_bytes(work((1, 1, 4))) == whole  # 2 heads over 4 devices
+
+
+@pytest.mark.parametrize("program", ["rollout", "score", "update"])
+def test_more_devices_leave_each_with_less(program):
+    few, many = work((1, 2, 1)), work((1, 4, 2))
+    assert memory.activation_bytes(many, program) < memory.activation_bytes(few, program)
+    assert traffic.memory_traffic(many, program) < traffic.memory_traffic(few, program)
+
+
+def test_keeping_more_for_the_backward_pass_takes_more_memory_and_fewer_bytes_on_the_wire():
+    by_policy = {remat: work((1, 4, 2), f"model.remat={remat}") for remat in ("layer", "dots", "none")}
+    held = [memory.activation_bytes(of, "update") for of in by_policy.values()]
+    assert held == sorted(held) and held[0] < held[2]
+    received = {remat: traffic.network_traffic(of, "update") for remat, of in by_policy.items()}
+    assert received["none"]["fsdp"] < received["layer"]["fsdp"]
+    assert received["none"]["tensor"] < received["layer"]["tensor"]
+
+
+def test_one_device_receives_nothing():
+    alone = work((1, 1, 1))
+    assert not any(sum(traffic.network_traffic(alone, name).values()) for name in ("rollout", "score", "update"))
+
+
+def test_every_chunk_of_logits_gathers_the_head_once_more():
+    few, many = work((1, 8, 1), "training.score_chunk=80"), work((1, 8, 1), "training.score_chunk=8")
+    head = few.config.vocab_size * few.config.width * 4 * 7 / 8
+    more = traffic.network_traffic(many, "score")["fsdp"] - traffic.network_traffic(few, "score")["fsdp"]
+    passes = few.rows // few.rows_of_pass
+    assert more == pytest.approx(passes * (many.chunks - few.chunks) * head, rel=1e-12)  # a few sums of floats
+
+
+def test_meshes_are_all_splits_of_a_slice():
+    assert meshes(8) == [(1, 8, 1), (1, 4, 2), (1, 2, 4), (1, 1, 8)]
+    assert all(math.prod(shape) == 12 for shape in meshes(12))
+    assert sharding.MESH_AXES == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_table_of_public_models_is_what_their_authors_publish(name):
+    published = from_hf(PUBLISHED[name.partition("/")[2]], name)
+    assert dataclasses.asdict(architecture(name)) == dataclasses.asdict(published)

@@ -1,0 +1,164 @@
+"""Plans: what a roofline says, what fits, how plans are ranked, and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxrl_llm import cli
+from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.planning import compiler, report
+from jaxrl_llm.planning.compiler import Compiled, memory_exceeded
+from jaxrl_llm.planning.hardware import parse_topology
+from jaxrl_llm.planning.hlo import Collective
+from jaxrl_llm.planning.plan import Plan, make_plan, rank, search
+from tests.models.tiny import CASES
+from tests.planning.test_flops import setting
+from tests.policies import CONFIGS
+
+TINY = from_hf(CASES["qwen3"], "qwen3")
+QWEN3_8B = str(CONFIGS / "models" / "qwen3_8b.py")
+
+
+def plan(name: str = "h200:4", *overrides: str, price: float | None = None) -> Plan:
+    return make_plan(setting("lite_ppo", *overrides), TINY, parse_topology(name), price=price, by_formula=True)
+
+
+def test_a_step_takes_as_long_as_what_binds_its_programs():
+    found = plan(price=2.0)
+    rollout, score, update = found.programs
+    assert (rollout.runs, score.runs, update.runs) == (1, 0, 2)  # Lite PPO scores nothing before its updates
+    assert found.seconds == rollout.roofline + 2 * update.roofline
+    assert update.roofline == max(update.seconds.values()) == update.seconds[update.bound]
+    assert found.tokens_per_second == 8 * 76 / found.seconds
+    assert found.cost == 2.0 * 4 * found.seconds * 1000 / 3600
+    useful = rollout.useful_flops + 2 * update.useful_flops
+    assert found.mfu == useful / (found.seconds * 4 * found.topology.chip.flops)
+
+
+def test_an_algorithm_that_scores_pays_for_it():
+    reference = plan(
+        "h200:4", "algorithm.kl_placement=loss", "algorithm.kl_estimator=k3", "algorithm.kl_coefficient=0.1"
+    )
+    assert reference.programs[1].runs == 1
+    assert reference.seconds > plan().seconds
+    held, alone = reference.programs[0].memory.parameters, plan().programs[0].memory.parameters
+    assert held - alone == plan().programs[0].memory.optimizer / 2  # one more copy of the parameters
+
+
+def test_a_device_of_two_per_chip_has_half_of_a_chip():
+    one, two = plan("v5p:2x2x1").programs[0], plan("tpu7x:2x1x1").programs[0]
+    assert two.memory.limit == 192 * 2**30 / 2
+    assert one.seconds["compute"] / two.seconds["compute"] == pytest.approx(2 * 2307 / (4 * 459), rel=1e-12)
+
+
+def test_plans_that_fit_come_first_then_those_that_miss_least():
+    base = plan()
+
+    def changed(spare: float, seconds: float) -> Plan:
+        programs = [
+            dataclasses.replace(
+                program,
+                memory=dataclasses.replace(program.memory, limit=program.memory.total + spare),
+                seconds={"compute": seconds},
+            )
+            for program in base.programs
+        ]
+        return dataclasses.replace(base, programs=programs)
+
+    fast, slow, nearly, never = changed(1e9, 1.0), changed(2e9, 2.0), changed(-1.0, 0.5), changed(-1e9, 0.1)
+    assert [id(one) for one in rank([never, slow, nearly, fast])] == [id(one) for one in (fast, slow, nearly, never)]
+    assert [one.fits for one in (fast, slow, nearly, never)] == [True, True, False, False]
+
+
+def test_a_search_tries_each_mesh_that_divides_rows_and_heads_and_fits_the_box():
+    found = search(setting(), TINY, parse_topology("v5e:2x2"))  # 4 rows a pass, 4 heads
+    tried = {(one.mesh["fsdp"], one.mesh["tensor"], one.remat) for one in found}
+    assert tried == {(f, t, r) for f, t in ((4, 1), (2, 2), (1, 4)) for r in ("none", "dots", "layer")}
+    assert len(report.table(found).splitlines()) == 10
+    with pytest.raises(ValueError, match="no mesh of 64 devices divides the 4 rows"):
+        search(setting(), TINY, parse_topology("v5e:8x8"))
+
+
+def test_a_critic_is_refused():
+    with pytest.raises(ValueError, match="baseline = 'critic'"):
+        plan("h200:4", "algorithm.baseline=critic")
+
+
+def test_what_the_compiler_says_goes_before_the_formulas(monkeypatch):
+    """Of its bytes, those beside parameters and optimizer are activations; where it refuses, the limit is its own."""
+    collectives = [Collective("all-gather", "fsdp", True, 1, 2, 500.0)]
+
+    def compiled(name, abstract, *, unknown_trips, quick):
+        if name == "update":
+            return Compiled(1.0, 0.0, 3e9, 1e9, None)
+        return Compiled(1.0, 1e9, 2e9, None, collectives)
+
+    monkeypatch.setattr(compiler, "topology_mesh", lambda topology, settings: None)
+    monkeypatch.setattr(compiler, "compile_program", compiled)
+    monkeypatch.setattr("jaxrl_llm.planning.plan.Abstract", lambda *arguments: None)
+    found = make_plan(setting(), TINY, parse_topology("v5e:2x2"))
+    rollout, score, update = found.programs
+    assert rollout.network == score.network == 500.0 and score.seconds["network"] == 500.0 / 200e9
+    held = score.memory
+    assert held.activations == pytest.approx(3e9, rel=1e-3)  # the arguments hold parameters of some kilobytes
+    assert rollout.memory.total == pytest.approx(held.total, rel=1e-3)  # the cache is a part of what was compiled
+    assert (update.memory.limit, update.memory.spare < 0, found.fits) == (1e9, True, False)
+    assert "does NOT fit, 2 GB too much of 1 GB" in report.text(found)
+    assert "all-gather          over fsdp         in loops" in report.text(found)
+
+
+def test_a_refusal_for_memory_is_read_and_any_other_is_an_error():
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 24.50G of "
+    )
+    assert memory_exceeded(message + "15.75G hbm. Exceeded hbm capacity by 8.75G.") == (24.5 * 2**30, 15.75 * 2**30)
+    with pytest.raises(ValueError, match="compiler for TPUs failed: INTERNAL"):
+        memory_exceeded("INTERNAL: something else")
+
+
+def test_the_command_prints_a_plan_and_saves_it(capsys, tmp_path):
+    file = tmp_path / "plans" / "plan.json"
+    arguments = ["plan", "--config", QWEN3_8B, "--topology", "v5p:4x4x8", "--config.mesh.tensor=4", "--formula"]
+    assert cli.main([*arguments, "--price", "4", "--to", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "1,000 rollout steps cost at least" in printed and f"saved: {file}" in printed
+    saved = json.loads(file.read_text())
+    assert (saved["chips"], saved["mesh"]) == (128, {"data": 1, "fsdp": 32, "tensor": 4})
+    assert [program["name"] for program in saved["programs"]] == ["rollout", "score", "update"]
+    update = saved["programs"][2]["memory"]
+    # 8.19e9 parameters and two moments of 4 bytes over 128 devices, and 1/4 of the sampling layout in bfloat16
+    assert update["optimizer"] == pytest.approx(8.19e9 * 8 / 128, rel=1e-2)  # norms lie whole on every device
+    assert update["parameters"] == pytest.approx(8.19e9 * (4 / 128 + 2 / 4), rel=1e-2)
+
+
+def test_the_command_searches_and_takes_another_architecture(capsys, tmp_path):
+    model = tmp_path / "config.json"
+    model.write_text(json.dumps(CASES["qwen3"]))
+    arguments = ["plan", "--config", str(CONFIGS / "lite_ppo.py"), "--topology", "h200:4", "--search"]
+    assert cli.main([*arguments, "--model-config", str(model), "--to", str(tmp_path / "s.json")]) == 0
+    assert "fullest device" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "s.json").read_text())) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--topology", "v9:4"], "--topology 'v9:4'"),
+        (["--topology", "v5p:4x4x8"], "does not divide the 64 rows"),
+        (["--topology", "v5e:4x4", "--model-config", "nowhere.json"], "--model-config nowhere.json does not exist"),
+        (["--topology", "v5e:4x4", "--formula", "--config.model.source=no/such/model"], "--model-config FILE reads"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, part):
+    assert cli.main(["plan", "--config", QWEN3_8B, *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert part in line
+
+
+def test_without_the_compiler_the_command_says_how_to_install_it(capsys, monkeypatch):
+    monkeypatch.setattr(compiler, "installed", lambda: False)
+    assert cli.main(["plan", "--config", QWEN3_8B, "--topology", "v5e:4x4"]) == 2
+    assert 'pip install "jaxrl-llm[tpu-plan]"' in capsys.readouterr().err
