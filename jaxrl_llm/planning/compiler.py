@@ -29,14 +29,14 @@ class Compiled:
 
     Attributes:
       seconds: that compiling took.
-      arguments: of the program's arguments.
+      arguments: of the program's arguments; None of a refused program whose arguments ``others`` counts too.
       others: of everything else at its peak: temporaries, code, results that take no argument's place.
       limit: what the compiler has, of a program that it refuses for memory; None of one that it compiles.
       collectives: None where it was refused, or where the text of the program cannot be read.
     """
 
     seconds: float
-    arguments: float
+    arguments: float | None
     others: float
     limit: float | None
     collectives: list[hlo.Collective] | None
@@ -88,7 +88,7 @@ def compile_program(name: str, abstract: Abstract, *, unknown_trips: float, quic
     Args:
       unknown_trips: of the sampler's loops, which end when every row has stopped.
 
-      quick: with less optimization, which takes a third of the time; memory and collectives may come out larger.
+      quick: with less optimization, which takes less than half the time; memory and collectives come out different.
 
     Raises:
       ValueError: the compiler fails for another reason than memory.
@@ -99,8 +99,7 @@ def compile_program(name: str, abstract: Abstract, *, unknown_trips: float, quic
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            used, limit = memory_exceeded(str(error))
-            return Compiled(time.perf_counter() - begun, 0.0, used, limit, None)
+            return Compiled(time.perf_counter() - begun, *memory_exceeded(str(error)), None)
     seconds = time.perf_counter() - begun
     memory: Any = compiled.memory_analysis()
     others = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -124,14 +123,19 @@ def _optimization(level: str | None) -> Iterator[None]:
         jax.config.update("jax_optimization_level", before)
 
 
-def memory_exceeded(message: str) -> tuple[float, float]:
-    """Bytes that a program would use and bytes that there are, from the compiler's refusal.
+def memory_exceeded(message: str) -> tuple[float | None, float, float]:
+    """Arguments, others and limit of :class:`Compiled` from the compiler's refusal.
+
+    It speaks of the temporaries alone, or of all that the program uses with its arguments.
 
     Raises:
       ValueError: the message is not about memory.
     """
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
+    number = r"([\d.]+)([KMGT]?)"
+    temporaries = re.search(rf"temporaries \({number}\) exceeds available HBM \({number}\)", message)
+    found = temporaries or re.search(rf"Used {number} of {number} hbm", message)
     if found is None:
         raise ValueError(f"the compiler for TPUs failed: {message}")
     used, used_unit, limit, limit_unit = found.groups()
-    return float(used) * _UNITS[used_unit], float(limit) * _UNITS[limit_unit]
+    arguments = None if temporaries is None else 0.0
+    return arguments, float(used) * _UNITS[used_unit], float(limit) * _UNITS[limit_unit]

@@ -39,8 +39,8 @@ _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 CHIPS: dict[str, Chip] = {
     # ICI: 6 links of 50 GB/s each way, Jouppi et al., 2023, arXiv 2304.01433, table 4.
     "v4": Chip(275e12, 32 * _GIB, 1200e9, 300e9, 1, 3, _GOOGLE + "v4 and arXiv 2304.01433"),
-    "v5e": Chip(197e12, 16e9, 819e9, 200e9, 1, 2, _GOOGLE + "v5e"),
-    "v5p": Chip(459e12, 95e9, 2765e9, 600e9, 1, 3, _GOOGLE + "v5p"),
+    "v5e": Chip(197e12, 16 * _GIB, 819e9, 200e9, 1, 2, _GOOGLE + "v5e"),
+    "v5p": Chip(459e12, 95 * _GIB, 2765e9, 600e9, 1, 3, _GOOGLE + "tpu7x"),
     "v6e": Chip(918e12, 32 * _GIB, 1638e9, 400e9, 1, 2, _GOOGLE + "tpu7x"),
     "tpu7x": Chip(2307e12, 192 * _GIB, 7380e9, 600e9, 2, 3, _GOOGLE + "tpu7x"),
     "a100": Chip(312e12, 80e9, 2039e9, 300e9, 1, 0, _NVIDIA + "a100 (SXM, 80 GB)"),

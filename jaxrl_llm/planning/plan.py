@@ -60,7 +60,8 @@ class Program:
     Attributes:
       name: one of PROGRAMS.
       runs: in a rollout step.
-      method: "compiled" or "formula": where memory and network come from.
+      method: where memory and network come from: "compiled", "formula", or, of a program that the compiler refuses for
+        its memory, "refused": then memory is what it would take, and network by formula.
       compile_seconds: None by formula.
       flops: of the whole mesh, in one run, with what is recomputed.
       useful_flops: without.
@@ -167,7 +168,7 @@ def _program(name: str, work: Work, topology: Topology, compiled: Compiled | Non
     if compiled is None:
         activations = memory.activation_bytes(work, name)
     else:
-        method = "compiled"
+        method = "compiled" if compiled.limit is None else "refused"
         activations = max(0.0, _beside(name, work, compiled, held + optimizer) - cache)
         limit = limit if compiled.limit is None else min(limit, compiled.limit)
         if compiled.collectives is not None:
@@ -202,7 +203,7 @@ def _beside(name: str, work: Work, compiled: Compiled, held: float) -> float:
         "score": parameters,
         "update": 3 * parameters + (parameters if work.exact_kl else 0.0),
     }[name]
-    if compiled.limit is not None:  # refused: what it would use counts all that the program holds
+    if compiled.arguments is None:
         return compiled.others - read
     return max(0.0, compiled.arguments - read) + compiled.others
 

@@ -23,7 +23,8 @@ def _seconds(value: float) -> str:
 def _program(program: Program) -> list[str]:
     memory = program.memory
     verdict = "fits, {} to spare" if memory.spare >= 0 else "does NOT fit, {} too much"
-    how = "by formula" if program.compile_seconds is None else f"compiled in {program.compile_seconds:.0f} s"
+    how = {"formula": "by formula", "refused": "refused by the compiler"}.get(program.method)
+    how = how or f"compiled in {program.compile_seconds:.0f} s"
     parts = ("parameters", "optimizer", "cache", "activations")
     held = ", ".join(f"{name} {scaled(getattr(memory, name), 'B')}" for name in parts if getattr(memory, name))
     rates = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in program.seconds.items())

@@ -93,7 +93,7 @@ def test_what_the_compiler_says_goes_before_the_formulas(monkeypatch):
 
     def compiled(name, abstract, *, unknown_trips, quick):
         if name == "update":
-            return Compiled(1.0, 0.0, 3e9, 1e9, None)
+            return Compiled(1.0, None, 3e9, 1e9, None)
         return Compiled(1.0, 1e9, 2e9, None, collectives)
 
     monkeypatch.setattr(compiler, "topology_mesh", lambda topology, settings: None)
@@ -106,15 +106,16 @@ def test_what_the_compiler_says_goes_before_the_formulas(monkeypatch):
     assert held.activations == pytest.approx(3e9, rel=1e-3)  # the arguments hold parameters of some kilobytes
     assert rollout.memory.total == pytest.approx(held.total, rel=1e-3)  # the cache is a part of what was compiled
     assert (update.memory.limit, update.memory.spare < 0, found.fits) == (1e9, True, False)
-    assert "does NOT fit, 2 GB too much of 1 GB" in report.text(found)
+    assert [program.method for program in found.programs] == ["compiled", "compiled", "refused"]
+    assert "update (refused by the compiler; 2 in a step): does NOT fit, 2 GB too much of 1 GB" in report.text(found)
     assert "all-gather          over fsdp         in loops" in report.text(found)
 
 
 def test_a_refusal_for_memory_is_read_and_any_other_is_an_error():
-    message = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 24.50G of "
-    )
-    assert memory_exceeded(message + "15.75G hbm. Exceeded hbm capacity by 8.75G.") == (24.5 * 2**30, 15.75 * 2**30)
+    message = "Ran out of memory in memory space hbm. Used 24.50G of 15.75G hbm. Exceeded hbm capacity by 8.75G."
+    assert memory_exceeded(message) == (None, 24.5 * 2**30, 15.75 * 2**30)
+    message = "the total memory required for HLO temporaries (161.22G) exceeds available HBM (15.75G)."
+    assert memory_exceeded(message) == (0.0, 161.22 * 2**30, 15.75 * 2**30)
     with pytest.raises(ValueError, match="compiler for TPUs failed: INTERNAL"):
         memory_exceeded("INTERNAL: something else")
 
