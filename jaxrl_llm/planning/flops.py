@@ -39,7 +39,7 @@ def forward_flops(work: Work, rows: int, *, padded: bool = True) -> float:
 
 
 def score_flops(work: Work) -> float:
-    return forward_flops(work, work.rows)
+    return work.score_passes * forward_flops(work, work.rows)
 
 
 def update_flops(work: Work) -> float:
@@ -63,6 +63,6 @@ def update_flops(work: Work) -> float:
 
 def useful_flops(work: Work) -> dict[str, float]:
     """FLOPs of each program that the model itself asks for, without recomputation or filling: what MFU counts."""
-    forward = forward_flops(work, work.rows, padded=False)
+    forward = work.score_passes * forward_flops(work, work.rows, padded=False)
     update = 3 * forward_flops(work, work.rows_of_update, padded=False)
     return {"rollout": rollout_flops(work), "score": forward, "update": update}

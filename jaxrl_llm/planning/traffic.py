@@ -25,7 +25,8 @@ def memory_traffic(work: Work, program: str) -> float:
         return weights_read + sum(count * size for count, size in steps)
     if program == "score":
         passes = -(-work.rows // work.rows_of_pass)
-        return passes * weights_read + _attention_traffic(work, work.rows / work.row_ways)
+        attention = _attention_traffic(work, work.rows / work.row_ways)
+        return work.score_passes * (passes * weights_read + attention)
     passes = work.rows_of_update // work.rows_of_pass
     again = work.remat != "none"
     extra = work.choice + work.exact_kl
@@ -59,7 +60,8 @@ def network_traffic(work: Work, program: str) -> dict[str, float]:
     passes = -(-rows // work.rows_of_pass)
     tokens = rows * work.sequence / work.row_ways
     if program == "score":
-        return {"fsdp": passes * share("fsdp") * (layers + work.chunks * head) * number, "tensor": sums(tokens)}
+        gathered = passes * share("fsdp") * (layers + work.chunks * head) * number
+        return {"fsdp": work.score_passes * gathered, "tensor": work.score_passes * sums(tokens)}
     extra = work.choice + work.exact_kl
     traversals = 2 + (work.remat != "none") + extra
     gathers = (traversals * layers + (2 + (work.chunks > 1) + extra) * work.chunks * head) * number

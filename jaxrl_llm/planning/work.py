@@ -28,7 +28,8 @@ class Work:
       remat: see ``decoder.REMAT_POLICIES``.
       mesh: axis -> size.
       prompts, samples, prompt_width, width: P, G, Q, T.
-      scores: forward passes over all rows of a step before its updates.
+      scores: runs of the scoring program before the updates of a step.
+      score_passes: forward passes of one run; 2 where it compares policy and reference over the vocabulary.
       updates: optimizer steps.
       rows_of_update: of one optimizer step.
       rows_of_pass: that one forward and backward pass takes.
@@ -47,6 +48,7 @@ class Work:
     prompt_width: int
     width: int
     scores: int
+    score_passes: int
     updates: int
     rows_of_update: int
     rows_of_pass: int
@@ -97,7 +99,7 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, int, int])
     rows_of_update = rows // training.mini_batches
     exact = needs_exact_kl(algorithm)
     of_policy = algorithm.old_logprobs == "trainer" or needs_sum_pi_squared(algorithm)
-    of_policy |= exact and algorithm.kl_placement == "reward"
+    exact_in_reward = exact and algorithm.kl_placement == "reward"
     rows_of_pass = training.micro_batch or rows_of_update
     return Work(
         config=config,
@@ -108,7 +110,8 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, int, int])
         samples=data.samples_per_prompt,
         prompt_width=data.max_prompt_tokens,
         width=settings.sampling.max_tokens,
-        scores=of_policy + needs_reference(algorithm),
+        scores=(of_policy or exact_in_reward) + needs_reference(algorithm),
+        score_passes=2 if exact_in_reward else 1,
         updates=training.epochs * training.mini_batches,
         rows_of_update=rows_of_update,
         rows_of_pass=rows_of_pass,

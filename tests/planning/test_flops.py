@@ -59,6 +59,19 @@ def test_an_update_is_three_forward_passes_and_what_it_computes_again(remat, ove
     assert found == flops.update_flops(work)
 
 
+def test_a_policy_and_a_reference_are_scored_in_one_program_for_their_exact_kl():
+    kl = ["algorithm.kl_placement=reward", "algorithm.kl_estimator=exact", "algorithm.kl_coefficient=0.1"]
+    found, work = counted("score", setting("lite_ppo", *kl))
+    assert (work.scores, work.score_passes) == (2, 2)
+    assert found == flops.score_flops(work)
+
+
+@pytest.mark.parametrize(("recipe", "scores"), [("grpo", 1), ("remax", 0), ("reinforce_pp", 1), ("topr", 0)])
+def test_the_update_of_any_recipe_is_traced_with_the_arrays_that_it_asks_for(recipe, scores):
+    found, work = counted("update", setting(recipe))
+    assert (found, work.scores) == (flops.update_flops(work), scores)
+
+
 def test_tokens_that_are_chosen_and_an_exact_kl_cost_forward_passes():
     chosen = ["algorithm.top_entropy_share=0.2", "training.micro_batch=2"]
     exact = ["algorithm.kl_placement=loss", "algorithm.kl_estimator=exact", "algorithm.kl_coefficient=0.1"]
