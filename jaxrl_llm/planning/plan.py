@@ -230,10 +230,12 @@ def make_plan(
       say: is told before each program is compiled.
 
     Raises:
-      ImportError, ValueError: as `compiler.topology_mesh` says; an algorithm with a critic.
+      ImportError, ValueError: as `compiler.topology_mesh` says; an algorithm with a critic, or a price below 0.
     """
     if needs_critic(settings.algorithm):
         raise ValueError("algorithm.baseline = 'critic': plans know no critic yet; expected a config without one")
+    if price is not None and price < 0:
+        raise ValueError(f"--price {price:g}: expected 0 or more")
     work = work_of(settings, config, mesh_shape(settings.mesh, topology.devices))
     compiled: dict[str, Compiled | None] = dict.fromkeys(PROGRAMS)
     if topology.is_tpu and not by_formula:

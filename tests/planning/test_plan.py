@@ -149,6 +149,7 @@ def test_the_command_searches_and_takes_another_architecture(capsys, tmp_path):
     [
         (["--topology", "v9:4"], "--topology 'v9:4'"),
         (["--topology", "v5p:4x4x8"], "does not divide the 64 rows"),
+        (["--topology", "v5e:4x4", "--formula", "--price", "-1"], "--price -1: expected 0 or more"),
         (["--topology", "v5e:4x4", "--model-config", "nowhere.json"], "--model-config nowhere.json does not exist"),
         (["--topology", "v5e:4x4", "--formula", "--config.model.source=no/such/model"], "--model-config FILE reads"),
     ],
