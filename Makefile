@@ -43,8 +43,9 @@ help:
 
 venv: $(STAMP)
 
+# two processes; a file's tests stay in one, where they share what was compiled
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants
