@@ -20,6 +20,7 @@ def leaky_clip(logprobs, entropy, batch):
     return loss - LEAK * jnp.sum(batch.weights * masks.keep(jnp.maximum(beyond, 0), batch.mask))
 
 
-result = microscope.compare_folder({"grpo": grpo, "leaky": grpo.with_loss(leaky_clip), "dapo": dapo}, sys.argv[1])
+recipes = {"grpo": grpo, "leaky": grpo.with_loss(leaky_clip), "dapo": dapo}
+result = microscope.compare_folder(recipes, sys.argv[1], parameters=True)
 print(microscope.table(result))
 print(microscope.draw(result, "functional.png"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,8 @@ class Row(NamedTuple):
     Attributes:
       loss: mean over the rollouts.
       norm: of the gradient of that mean.
-      noise: see :meth:`Gram.noise`.
+      noise: see :meth:`Gram.noise`; nan for gradients by the log-probabilities, where prompts have no entry in common
+        and it is √(1 - 1/P) whatever the loss.
       cosine: with the gradient of the first recipe.
       with_gradient: share of the tokens that have one.
       affected: share of the tokens that are treated otherwise than by the first recipe, see :func:`affected`.
@@ -176,7 +178,7 @@ def compare(
         rows[name] = Row(
             loss=float(np.mean([one.loss for one in mine])),
             norm=float(norms[index]),
-            noise=float(noise[index]),
+            noise=float(noise[index]) if pull_back is not None else math.nan,
             cosine=cosines[index],
             with_gradient=_share(moved, masks),
             affected=_share(differ, masks),
@@ -228,13 +230,10 @@ def table(comparison: Comparison) -> str:
     head = ("recipe", "loss", "gradient norm", "noise/signal", "cosine to first [95 %]", "with gradient", "affected")
     lines: list[tuple[str, ...]] = [head]
     for name, row in c.rows.items():
+        noise = "-" if math.isnan(row.noise) else f"{row.noise:.3f}"
         cosine = f"{row.cosine.value:.4f} [{row.cosine.low:.4f}, {row.cosine.high:.4f}]"
-        lines.append(
-            (
-                name, f"{row.loss:.5f}", f"{row.norm:.4g}", f"{row.noise:.3f}", cosine,
-                f"{100 * row.with_gradient:.1f} %", f"{100 * row.affected:.2f} %",
-            )
-        )  # fmt: skip
+        shares = (f"{100 * row.with_gradient:.1f} %", f"{100 * row.affected:.2f} %")
+        lines.append((name, f"{row.loss:.5f}", f"{row.norm:.4g}", noise, cosine, *shares))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
         f"{c.rollouts} rollouts, {c.prompts} prompts, {c.tokens} tokens; gradients by the {c.space}",

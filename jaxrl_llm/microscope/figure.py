@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,11 @@ def draw(comparison: Comparison, path: str | Path) -> Path:
         for i, row in enumerate(rows):
             interval = [[row.cosine.value - row.cosine.low], [row.cosine.high - row.cosine.value]]
             cosine.errorbar(row.cosine.value, i, xerr=np.maximum(interval, 0), fmt="o", color=colours[i], capsize=3)
-            norm.errorbar(row.norm, i, xerr=row.norm * row.noise, fmt="o", color=colours[i], capsize=3)
+            spread = None if math.isnan(row.noise) else row.norm * row.noise
+            norm.errorbar(row.norm, i, xerr=spread, fmt="o", color=colours[i], capsize=3)
         for axes, title in (
             (cosine, f"Cosine with the gradient of {names[0]}, 95 % interval"),
-            (norm, "Gradient norm, and its noise over prompts"),
+            (norm, "Gradient norm" + ("" if math.isnan(rows[0].noise) else ", and its noise over prompts")),
         ):
             axes.set_yticks(place, names)
             axes.set_ylim(len(names) - 0.5, -0.5)
