@@ -87,9 +87,9 @@ _RANGES: tuple[tuple[str, str, str], ...] = (  # lowest, its kind, knobs; None p
     (
         "0",
         "above",
-        "overlong_penalty length_coefficient reward_clip advantage_clip sapo_temperature_positive sapo_temperature_negative ratio_cap "
-        "correction_high kl_target entropy_target entropy_step critic_learning_rate value_clip aggregation_constant "
-        "gae_length_alpha",
+        "overlong_penalty length_coefficient reward_clip advantage_clip sapo_temperature_positive "
+        "sapo_temperature_negative ratio_cap correction_high kl_target entropy_target entropy_step "
+        "critic_learning_rate value_clip aggregation_constant gae_length_alpha",
     ),
     ("1", "or more", "repetition_ngram kl_horizon resample_rounds"),
     ("1", "above", "dual_clip"),
