@@ -80,9 +80,9 @@ _RANGES: tuple[tuple[str, str, str], ...] = (  # lowest, its kind, knobs; None p
     (
         "0",
         "or more",
-        "format_coefficient overlong_buffer repetition_coefficient scale_ddof scale_epsilon clip_low clip_high square_coefficient "
-        "kl_cov_coefficient cov_low positive_nll_coefficient kl_coefficient critic_warmup "
-        "correction_low rejection_high",
+        "format_coefficient overlong_buffer repetition_coefficient scale_ddof scale_epsilon clip_low clip_high "
+        "square_coefficient kl_cov_coefficient cov_low positive_nll_coefficient kl_coefficient "
+        "critic_warmup correction_low rejection_high",
     ),
     (
         "0",
