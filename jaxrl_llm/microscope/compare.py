@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,9 @@ class _OnRollout(NamedTuple):
     by_entropy: np.ndarray
 
 
+_batcher = functools.cache(make_batcher)  # one program a recipe, whatever the number of rollouts
+
+
 def batch_of(recipe: Recipe, saved: SavedRollout) -> TrainBatch:
     """What the recipe would have learned from in one optimizer step over the whole rollout.
 
@@ -102,7 +106,7 @@ def batch_of(recipe: Recipe, saved: SavedRollout) -> TrainBatch:
     judged = Judged(saved.rewards, saved.correct, saved.parseable)
     old = rollout.sampler_logprobs if a.old_logprobs == "sampler" else jnp.asarray(saved.old_logprobs)
     scored = Scored(old, ref_logprobs=saved.ref_logprobs)
-    batcher = make_batcher(a, settings.sampling.max_tokens, settings.log.loop)
+    batcher = _batcher(a, settings.sampling.max_tokens, settings.log.loop)
     return batcher(rollout, judged, scored, algorithms.initial_controls(a))[0]
 
 
