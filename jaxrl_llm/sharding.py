@@ -112,3 +112,14 @@ def shard_rows(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.device_put(x, row_sharding(mesh) if len(x) % ways == 0 else replicated(mesh)), tree
     )
+
+
+def to_host(tree: Any) -> Any:
+    """The values of arrays, as numpy on this process, also where other processes hold parts of them.
+
+    Every process must call it, on the same arrays.
+    """
+    if all(not isinstance(x, jax.Array) or x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    mesh = jax.sharding.get_mesh()
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))

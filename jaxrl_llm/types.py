@@ -191,8 +191,11 @@ class Model(NamedTuple):
 
     Attributes:
       init: (key) -> params, float32.
-      apply: (params, tokens [B, S], positions [B, S], segments [B, S]) -> hidden states [B, S, D] after the final
-        norm. A token sees the tokens at or before its own column that are of its own segment; segment 0 is padding.
+      apply: (params, tokens [B, S], positions [B, S], segments [B, S], prompt = 0, lanes = 1) -> hidden states
+        [B, S, D] after the final norm. The first ``prompt`` columns of a row are a prompt that the rest of the row
+        shares; the rest is cut into ``lanes`` of equal width. A token sees the tokens at or before its own column that
+        are of its own lane and segment (the prompt is a lane of its own), and from a lane also the whole prompt.
+        Segment 0 is padding.
       unembed: (params, hidden [..., D]) -> logits float32 [..., V].
       prepare: (params) -> sampling layout: compute dtype, layers unstacked, head as [D, V]. Made once per rollout.
       prefill: (prepared, tokens [P, Q], length [P]) -> (hidden [P, D] at the last prompt token, KVCache of P rows).
@@ -217,7 +220,7 @@ class Critic(NamedTuple):
 
     Attributes:
       init: (params of a policy) -> params of the critic, which share no memory with them.
-      apply: (params, tokens [B, S], positions [B, S], segments [B, S]) -> hidden states [B, S, D], as of a Model.
+      apply: as of a Model.
       value: (params, hidden [..., D]) -> float32 [...].
     """
 

@@ -51,8 +51,8 @@ class Decoder(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, tokens: Array, positions: Array, segments: Array) -> Array:
-        """Hidden states [B, S, D] after the final norm; arguments int32 [B, S] as in :class:`types.Model`."""
+    def __call__(self, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1) -> Array:
+        """Hidden states [B, S, D] after the final norm; arguments as in :class:`types.Model`."""
         c = self.config
         x = constrain_rows(Embedding(c, name="embed")().astype(self.dtype)[tokens])
         layer = Layer
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
             in_axes=nn.broadcast,  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
-        x, _ = layers(c, self.dtype, name="layers")(x, rotary_angles(c, positions), causal_mask(segments))
+        x, _ = layers(c, self.dtype, name="layers")(x, rotary_angles(c, positions), causal_mask(segments, prompt, lanes))
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
         return RMSNorm(c.norm_epsilon, name="final_norm")(x)
@@ -76,10 +76,14 @@ def _head_init(key: Array, shape: tuple[int, int]) -> Params:
     return {"kernel": KERNEL_INIT(key, shape, jnp.float32)}
 
 
-def causal_mask(segments: Array) -> Array:
-    """bool [B, S, S] (query, key): the key's column is at or before the query's, and of the same segment."""
+def causal_mask(segments: Array, prompt: int = 0, lanes: int = 1) -> Array:
+    """bool [B, S, S] (query, key): what a token sees, see ``apply`` of :class:`types.Model`."""
     width = segments.shape[1]
-    return (segments[:, :, None] == segments[:, None, :]) & jnp.tril(jnp.ones((width, width), bool))
+    columns = jnp.arange(width)
+    lane = jnp.where(columns < prompt, -1, (columns - prompt) // ((width - prompt) // lanes))
+    own = (segments[:, :, None] == segments[:, None, :]) & (lane[:, None] == lane[None, :])
+    shared = (segments[:, None, :] != 0) & ((lane[:, None] >= 0) & (lane[None, :] < 0))
+    return (own | shared) & jnp.tril(jnp.ones((width, width), bool))
 
 
 def _length_segments(width: int, length: Array) -> tuple[Array, Array]:
@@ -111,8 +115,10 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         probe = jnp.zeros((1, 1), jnp.int32)
         return decoder.init(key, probe, probe, probe)["params"]  # type: ignore[return-value]
 
-    def apply(params: Params, tokens: Array, positions: Array, segments: Array) -> Array:
-        return decoder.apply({"params": params}, tokens, positions, segments)  # type: ignore[return-value]
+    def apply(
+        params: Params, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1
+    ) -> Array:
+        return decoder.apply({"params": params}, tokens, positions, segments, prompt, lanes)  # type: ignore[return-value]
 
     def unembed(params: Params, hidden: Array) -> Array:
         head, form = (params["embed"]["embedding"], "vd") if config.tied else (params["head"]["kernel"], "dv")

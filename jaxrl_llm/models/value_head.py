@@ -37,8 +37,10 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         head = {"kernel": jnp.zeros_like(scale), "bias": jnp.zeros_like(scale[0])}
         return {"trunk": jax.tree.map(jnp.copy, of_trunk), "value_head": head}
 
-    def apply(params: Params, tokens: Array, positions: Array, segments: Array) -> Array:
-        return trunk.apply(params["trunk"], tokens, positions, segments)
+    def apply(
+        params: Params, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1
+    ) -> Array:
+        return trunk.apply(params["trunk"], tokens, positions, segments, prompt, lanes)
 
     def value(params: Params, hidden: Array) -> Array:
         head = params["value_head"]
