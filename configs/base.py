@@ -152,6 +152,9 @@ def get_config() -> ConfigDict:
     c.optimizer.epsilon = 1e-8
     c.optimizer.weight_decay = 0.0
     c.optimizer.clip_norm = placeholder(float)  # global gradient norm; None: off
+    # of Adam's two moments as they are stored: float32, or bfloat16 (half the bytes; rounded at random, unbiased)
+    c.optimizer.state_dtype = "float32"
+    c.optimizer.offload = False  # moments lie in the hosts' memory between updates; no effect on a CPU's memory
 
     c.training = ConfigDict()
     c.training.epochs = 1  # passes over a rollout

@@ -39,4 +39,6 @@ def get_config() -> ConfigDict:
     c.optimizer.epsilon = 1e-8
     c.optimizer.weight_decay = 0.01
     c.optimizer.clip_norm = 1.0
+    c.optimizer.state_dtype = "float32"
+    c.optimizer.offload = False
     return c

@@ -21,7 +21,7 @@ from jaxrl_llm.data.tokens import Tokenizer, character_tokenizer
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.models.save import save
-from jaxrl_llm.training.optimizer import OptimizerSettings, make_optimizer
+from jaxrl_llm.training.optimizer import OptimizerSettings, init_optimizer, make_optimizer
 from jaxrl_llm.types import Array, Model, Params
 
 
@@ -107,9 +107,9 @@ def pretrain(settings: PretrainSettings) -> Path:
     tokenizer = character_tokenizer(folder)
     config = settings.model.config(tokenizer.vocabulary_size)
     model = functions(config)
-    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    optimizer = make_optimizer(settings.optimizer, settings.steps, seed=settings.seed)
     params = jax.jit(model.init)(jax.random.key(settings.seed))
-    state = (params, optimizer.init(params))
+    state = (params, init_optimizer(optimizer, params, offload=settings.optimizer.offload))
 
     @jax.jit
     def step(state, tokens, positions, segments):
