@@ -1,0 +1,51 @@
+"""What every measuring process does: two cores, a tuned allocator, and a JSON line a measurement.
+
+Imports nothing but the standard library: the scripts in peers/ read it in environments of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+CORES = 2
+
+
+def prepare(environment: dict[str, str]) -> None:
+    """Puts this process on two cores and, once, starts it again with ``environment``, which libc reads at the start.
+
+    A variable that is set already stays as it is.
+    """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    missing = {name: value for name, value in environment.items() if name not in os.environ}
+    if missing:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | missing)
+
+
+@contextlib.contextmanager
+def clock(times: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the seconds of the block to ``times[name]``."""
+    begun = time.perf_counter()
+    yield
+    times[name] = times.get(name, 0.0) + time.perf_counter() - begun
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def versions(*packages: str) -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def report(library: str, workload: str, part: str, seconds: float, **more: object) -> None:
+    """Prints a line of JSON to stdout."""
+    line = {"library": library, "workload": workload, "part": part, "seconds": round(seconds, 4)}
+    print(json.dumps(line | {"peak_gib": round(peak_gib(), 2)} | more), flush=True)
