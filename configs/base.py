@@ -167,6 +167,10 @@ def get_config() -> ConfigDict:
     c.mesh.fsdp = -1
     c.mesh.tensor = 1
 
+    c.distributed = ConfigDict()  # several processes; read with --distributed
+    c.distributed.heartbeat_seconds = 60  # silence after which a process is dead, and all others end
+    c.distributed.start_seconds = 600  # for all processes to come
+
     c.evaluation = ConfigDict()
     c.evaluation.every = 20  # rollout steps; also before the first and after the last; 0: never
     c.evaluation.source = "task:chain_sum"  # as data.source

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -35,8 +37,16 @@ def _parser() -> argparse.ArgumentParser:
             command.epilog = "--config.path=value changes a key, as in --config.algorithm.clip_high=0.28"
         return command
 
-    add("train", "train; the same command again goes on where a stopped run was")
-    add("evaluate", "score config.model.source on the held-out problems of config.evaluation")
+    train = add("train", "train; the same command again goes on where a stopped run was")
+    evaluate = add("evaluate", "score config.model.source on the held-out problems of config.evaluation")
+    for command in (train, evaluate):
+        command.add_argument(
+            "--distributed",
+            nargs="?",
+            const="auto",
+            metavar="HOST:PORT,I/N",
+            help="with other processes: found on TPU VMs, GKE, SLURM; else address of process 0, number of this, count",
+        )
     sample = add("sample", "print completions of a question")
     sample.add_argument("question")
     sample.add_argument("--samples", type=int, default=1, metavar="K", help="completions to print (default 1)")
@@ -89,42 +99,51 @@ def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return overrides, others
 
 
-def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+@contextlib.contextmanager
+def _checked(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The settings of a config and the same as plain values; inside, this process runs with its others."""
     import jax
 
     from jaxrl_llm import config as configs
-    from jaxrl_llm.report.effects import inert_of
-    from jaxrl_llm.report.run import write
+    from jaxrl_llm import distributed
+    from jaxrl_llm.training.log import versions
 
     config = configs.load(arguments.config, overrides)
     settings = configs.parse(config)
-    configs.check(settings, devices=jax.device_count())
-    from jaxrl_llm.training.loop import train  # after the checks: it imports flax, orbax and more
+    configs.check(settings, devices=None)
+    facts = {"versions": versions(), "code": distributed.source_hash(), "config": config.to_dict()}
+    with distributed.joined(arguments.distributed, settings.distributed, _described):
+        distributed.agree(lambda: facts)
+        configs.check(settings, devices=jax.device_count())
+        yield settings, config.to_dict()
 
-    run = train(settings, config=config.to_dict())
-    for line in inert_of(run):
-        print(line)
-    print(f"report: {write(run)}")
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    with _checked(arguments, overrides) as (settings, config):
+        from jaxrl_llm import distributed  # after the checks: the loop imports flax, orbax and more
+        from jaxrl_llm.report.effects import inert_of
+        from jaxrl_llm.report.run import write
+        from jaxrl_llm.training.loop import train
+
+        run = train(settings, config=config)
+
+        def conclude() -> None:
+            for line in inert_of(run):
+                print(line)
+            print(f"report: {write(run)}")
+
+        distributed.on_first(conclude)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    import jax
+    with _checked(arguments, overrides) as (settings, _):
+        from jaxrl_llm import distributed
+        from jaxrl_llm.evaluation.evaluate import evaluate_source
 
-    from jaxrl_llm import config as configs
-
-    settings = configs.parse(configs.load(arguments.config, overrides))
-    configs.check(settings, devices=jax.device_count())
-    from jaxrl_llm.evaluation.evaluate import evaluate
-    from jaxrl_llm.rewards.combine import Judge
-    from jaxrl_llm.training.setup import evaluation_problems, open_session
-
-    with Judge(settings.reward) as judge:
-        session = open_session(settings)
-        problems = evaluation_problems(settings, session.tokenizer, judge)
-        with jax.set_mesh(session.mesh):
-            result = evaluate(session, session.prepare(session.params), problems, settings, judge)
-    for name, value in result.metrics.items():
-        print(f"{name:<16} {value:.4f}")
+        metrics = evaluate_source(settings)
+        if distributed.is_first():
+            for name, value in metrics.items():
+                print(f"{name:<16} {value:.4f}")
 
 
 def _sample(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -235,7 +254,11 @@ _COMMANDS = {
 }
 
 
-def _is_plain(error: Exception) -> bool:
+def _described(error: BaseException) -> str:
+    return f"error: {error}" if _is_plain(error) else "".join(traceback.format_exception(error)).rstrip()
+
+
+def _is_plain(error: BaseException) -> bool:
     """Whether the message alone says what is wrong: files, and what this package raised itself."""
     if isinstance(error, OSError):
         return True

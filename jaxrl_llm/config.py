@@ -137,7 +137,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
         lambda value: value >= 1,
         "steps training.epochs training.mini_batches training.score_chunk evaluation.problems evaluation.samples "
-        "checkpoint.keep log.loop.window log.loop.period",
+        "checkpoint.keep log.loop.window log.loop.period distributed.heartbeat_seconds "
+        "distributed.start_seconds",
     ),
     ("at least 2", lambda value: value >= 2, "log.loop.repeats"),
     (

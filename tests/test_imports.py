@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxrl_llm"
 CORE = {"types", "core"}
 ALGORITHM = CORE | {"knobs", "algorithm", "sharding", "sampling"}
 EVERYTHING_BELOW_TRAINING = ALGORITHM | {"models", "data", "rewards"}
-TRAINING = EVERYTHING_BELOW_TRAINING | {"training", "evaluation"}
+TRAINING = EVERYTHING_BELOW_TRAINING | {"distributed", "training", "evaluation"}
 CONFIG = TRAINING | {"schema", "config"}
 
 # Layer -> layers it may import. A module belongs to the longest name that fits it.
@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "algorithm": CORE | {"knobs", "algorithm"},
     "sharding": CORE,
     "sampling": CORE | {"sampling"},
+    "distributed": set(),
     "models": CORE | {"sharding", "models"},
     "data": {"data"},
     "rewards": {"rewards"},

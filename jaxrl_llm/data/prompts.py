@@ -195,7 +195,7 @@ class PromptStream:
         self._epoch = 0
         self._position = 0  # in the epoch
         self._order = self._shuffle()
-        self._fingerprint = _fingerprint(problems)
+        self._fingerprint = fingerprint(problems)
 
     def next(self, count: int) -> list[Problem]:
         """The next ``count`` problems."""
@@ -246,7 +246,7 @@ def _digest(*parts: object) -> bytes:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
 
-def _fingerprint(problems: Problems) -> str:
+def fingerprint(problems: Problems) -> str:
     """A hash of all rows; of a task, of its name and first rows, which change when its generator does."""
     of_task = isinstance(problems, TaskProblems)
     counted = first(problems, 8) if of_task else problems

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrl_llm.data.prompts import Problem
@@ -17,7 +18,7 @@ from jaxrl_llm.sampling.keys import EVALUATION, step_key
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.collect import Completions, complete, join, prompt_ids
 from jaxrl_llm.training.settings import Settings
-from jaxrl_llm.training.setup import Session
+from jaxrl_llm.training.setup import Session, evaluation_problems, open_session
 from jaxrl_llm.types import Params
 
 
@@ -65,6 +66,19 @@ def evaluate(
         )
         parts.append(part.groups(np.arange(len(chosen))))
     return _summary(session, join(parts), settings)
+
+
+def evaluate_source(settings: Settings) -> dict[str, float]:
+    """The metrics of ``model.source`` on the problems of ``evaluation``.
+
+    Raises:
+      FileNotFoundError, ValueError: as `open_session` and `evaluation_problems` say.
+    """
+    with Judge(settings.reward) as judge:
+        session = open_session(settings)
+        problems = evaluation_problems(settings, session.tokenizer, judge)
+        with jax.set_mesh(session.mesh):
+            return evaluate(session, session.prepare(session.params), problems, settings, judge).metrics
 
 
 def _summary(session: Session, completions: Completions, settings: Settings) -> Evaluation:

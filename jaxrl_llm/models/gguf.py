@@ -19,6 +19,7 @@ from jaxrl_llm.models import gguf_file
 from jaxrl_llm.models.config import ModelConfig, from_hf
 from jaxrl_llm.models.gguf_file import GgufFile, GgufTensor
 from jaxrl_llm.models.tensor_files import TensorSource
+from jaxrl_llm.models.weights import Slices
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 # GGUF field after "<architecture>." -> key of a config.json
@@ -112,10 +113,10 @@ def open_tensors(path: Path, config: ModelConfig) -> TensorSource:
     shapes = {name: tensor.shape for name, tensor in by_name.items()}
     heads = {"q_proj": config.heads, "k_proj": config.kv_heads} if config.family == "llama" else {}
 
-    def read(name: str) -> np.ndarray:
-        array = _dequantize(file, by_name[name])
+    def read(name: str, index: Slices) -> np.ndarray:
+        array = _dequantize(file, by_name[name])  # all of it: rows are packed in blocks, and reordered below
         projection = name.split(".")[-2] if name.count(".") else ""
-        return _undo_rope_layout(array, heads[projection]) if projection in heads else array
+        return (_undo_rope_layout(array, heads[projection]) if projection in heads else array)[index]
 
     return TensorSource(str(path), shapes, read)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import importlib.util
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from jaxrl_llm.models import config as model_config
 from jaxrl_llm.models import gguf, tensor_files, weights
@@ -24,8 +25,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 _HUB_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"]
 _HUB_IGNORED = ["*/*", "consolidated*"]
 _DTYPES = ("float32", "bfloat16")
-
-Put = Callable[[tuple[str, ...], np.ndarray], Array]
+_HASHED_BYTES, _HASHED_BLOCKS, _HASHED_BLOCK_BYTES = 1 << 20, 64, 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +107,16 @@ def load_config(path: Path) -> ModelConfig:
     return model_config.from_hf(tensor_files.read_json(file), str(file))
 
 
-def load_params(path: Path, config: ModelConfig, *, put: Put | None = None) -> Params:
+def load_params(path: Path, config: ModelConfig, *, mesh: Mesh | None = None) -> Params:
     """The parameters of a checkpoint folder or a .gguf file, in float32, one stacked weight at a time in host memory.
+
+    Of safetensors, a process reads what its own devices hold, and nothing else.
 
     Names and shapes are compared with the weight table before a tensor is read. A tied checkpoint that also carries
     lm_head.weight is read if that equals the embedding: a model that was trained untied would not be itself without it.
 
     Args:
-      put: (path in the tree, float32 array) -> the array on its device or devices; None for the default device.
+      mesh: that they are laid on, by the rules of `sharding.py`; None for the default device.
 
     Raises:
       FileNotFoundError: no weights, or a shard is missing.
@@ -127,8 +129,10 @@ def load_params(path: Path, config: ModelConfig, *, put: Put | None = None) -> P
     tensor_files.check(source, config)
     if config.tied and "lm_head.weight" in source.shapes:
         _require_tied(source)
-    put = put or (lambda _, array: jnp.asarray(array))
-    return weights.tree(config, lambda weight: put(weight.path, _read(weight, source)))
+    if mesh is None:
+        return weights.tree(config, lambda weight: jnp.asarray(_read(weight, source, _everything(weight))))
+    places: dict[str, Any] = weights.shardings(config, mesh)
+    return weights.tree(config, lambda weight: _placed(weight, source, weights.leaf(places, weight)))
 
 
 def load(source: str, *, dtype: str = "float32", remat: str = "none", mesh: Mesh | None = None) -> Policy:
@@ -143,38 +147,69 @@ def load(source: str, *, dtype: str = "float32", remat: str = "none", mesh: Mesh
     path = resolve(source)
     config = load_config(path)
     model = decoder.functions(config, dtype=jnp.dtype(dtype), remat=remat)
-    put = None if mesh is None else _putter(config, mesh)
-    return Policy(config, load_params(path, config, put=put), model)
+    return Policy(config, load_params(path, config, mesh=mesh), model)
 
 
-def _read(weight: weights.Weight, source: tensor_files.TensorSource) -> np.ndarray:
-    array = np.empty(weight.shape, np.float32)
-    layers = array if weight.stacked else array[None]
-    for layer, name in zip(layers, weight.hf_names, strict=True):
-        layer[...] = weights.from_hf_layout(weight, source.read(name))
-        if not np.isfinite(layer).all():
+def fingerprint(path: Path) -> str:
+    """A hash of a checkpoint folder or a .gguf file: two that differ in one of these have other fingerprints.
+
+    Names and sizes of the files that are read; the whole of small ones; of large ones the first megabyte, which holds
+    names and shapes of tensors, and a few blocks at equal distances. Where the files lie does not matter.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted({file for pattern in _HUB_PATTERNS for file in path.glob(pattern) if file.is_file()})
+    hashed = hashlib.blake2b(digest_size=8)
+    for file in files:
+        size = file.stat().st_size
+        hashed.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as opened:
+            hashed.update(opened.read(_HASHED_BYTES))
+            for block in range(1, _HASHED_BLOCKS + 1):
+                opened.seek(max(_HASHED_BYTES, size * block // _HASHED_BLOCKS - _HASHED_BLOCK_BYTES))
+                hashed.update(opened.read(_HASHED_BLOCK_BYTES))
+    return hashed.hexdigest()
+
+
+def _everything(weight: weights.Weight) -> weights.Slices:
+    return (slice(None),) * len(weight.shape)
+
+
+def _read(weight: weights.Weight, source: tensor_files.TensorSource, index: weights.Slices) -> np.ndarray:
+    """The part ``index`` of a weight, float32."""
+    names, of_layer = (weight.hf_names[index[0]], index[1:]) if weight.stacked else (weight.hf_names, index)
+    array = np.empty(0, np.float32)
+    for i, name in enumerate(names):
+        layer = weights.read_layer(weight, of_layer, functools.partial(source.read, name))
+        if i == 0:
+            array = np.empty((len(names), *layer.shape), np.float32)
+        array[i] = layer
+        if not np.isfinite(array[i]).all():
             raise ValueError(f"{source.where}: tensor {name} holds NaN or infinity")
-    return array
+    return array if weight.stacked else array[0]
+
+
+def _placed(weight: weights.Weight, source: tensor_files.TensorSource, place: Sharding) -> Array:
+    """The weight on its devices; each process reads the parts of its own, each part once."""
+    read: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
+
+    def part(index: weights.Slices | None) -> np.ndarray:
+        assert index is not None  # the type allows it for arrays without axes
+        key = tuple(axis.indices(size) for axis, size in zip(index, weight.shape, strict=True))
+        if key not in read:
+            read[key] = _read(weight, source, index)
+        return read[key]
+
+    return jax.make_array_from_callback(weight.shape, place, part)
 
 
 def _require_tied(source: tensor_files.TensorSource) -> None:
-    head, embedding = source.read("lm_head.weight"), source.read("model.embed_tokens.weight")
+    head, embedding = source.read("lm_head.weight", ()), source.read("model.embed_tokens.weight", ())
     if not np.array_equal(head, embedding):
         raise ValueError(
             f"{source.where}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight; "
             "set tie_word_embeddings to false, or remove lm_head.weight"
         )
-
-
-def _putter(config: ModelConfig, mesh: Mesh) -> Put:
-    """Every process gives its own devices their part, so that this works on many hosts as well."""
-    places: dict[str, Any] = weights.shardings(config, mesh)
-    by_path = {weight.path: weights.leaf(places, weight) for weight in weights.weight_table(config)}
-
-    def put(path: tuple[str, ...], array: np.ndarray) -> Array:
-        return jax.make_array_from_callback(array.shape, by_path[path], lambda index: array[index])
-
-    return put
 
 
 def _in_package(source: str, name: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.weights import weight_table
+from jaxrl_llm.models.weights import Slices, weight_table
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -30,12 +30,12 @@ class TensorSource:
     """Attributes:
     where: the file or folder, for messages.
     shapes: of every tensor, by its Hugging Face name, in the Hugging Face layout.
-    read: (name) -> the tensor, any float dtype.
+    read: (name, a slice for each axis, or () for all) -> that part of the tensor, any float dtype.
     """
 
     where: str
     shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
+    read: Callable[[str, Slices], np.ndarray]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def open_folder(folder: Path) -> TensorSource:
         _compare_with_index(index, owner)
     shapes = {name: _shape(handles[file], name, file) for name, file in owner.items()}
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str, index: Slices) -> np.ndarray:
         try:
-            return handles[owner[name]].get_tensor(name)
+            return handles[owner[name]].get_slice(name)[index or ...]
         except SafetensorError as error:
             raise ValueError(f"{owner[name]}: tensor {name} is not readable: {error}") from error
 

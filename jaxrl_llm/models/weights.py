@@ -26,6 +26,7 @@ from jaxrl_llm.types import Params
 #   matrix  [out, in], our first axis the input (a torch Linear)
 #   joined  [out, in], our first two axes the input (the output projection, whose input is heads × head size)
 Layout = Literal["same", "flat", "matrix", "joined"]
+Slices = tuple[slice, ...]
 T = TypeVar("T")
 
 
@@ -115,11 +116,30 @@ def weight_table(config: ModelConfig) -> tuple[Weight, ...]:
     return tuple(table)
 
 
+def read_layer(weight: Weight, index: Slices, read: Callable[[Slices], np.ndarray]) -> np.ndarray:
+    """A part of one layer [layer_shape], of a tensor of a Hugging Face checkpoint [hf_shape]; a view where possible.
+
+    Of our axes that make one axis of the tensor, the first decides what is read; the others are cut afterwards.
+
+    Args:
+      index: of the part, a slice for each axis of the layer.
+      read: (a slice for each axis of the tensor) -> that part of the tensor.
+    """
+    shape, inside, wanted = list(weight.layer_shape), list(index), []
+    for first, *others in _joined_axes(weight):
+        size = math.prod(weight.layer_shape[axis] for axis in others)
+        start, stop, _ = index[first].indices(shape[first])
+        wanted.append(slice(start * size, stop * size))
+        shape[first], inside[first] = stop - start, slice(None)
+    tensor = read(tuple(wanted))
+    if weight.layout not in ("same", "flat"):
+        tensor = tensor.T
+    return tensor.reshape(shape)[tuple(inside)]
+
+
 def from_hf_layout(weight: Weight, tensor: np.ndarray) -> np.ndarray:
     """One tensor of a Hugging Face checkpoint [hf_shape] as one layer of ours [layer_shape]; a view where possible."""
-    if weight.layout in ("same", "flat"):
-        return tensor.reshape(weight.layer_shape)
-    return tensor.T.reshape(weight.layer_shape)
+    return read_layer(weight, (slice(None),) * len(weight.layer_shape), lambda _: tensor)
 
 
 def to_hf_layout(weight: Weight, array: np.ndarray) -> np.ndarray:
@@ -161,6 +181,17 @@ def shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
 def parameter_count(config: ModelConfig) -> int:
     """Numbers in the parameter tree; a tied embedding counts once."""
     return sum(math.prod(weight.shape) for weight in weight_table(config))
+
+
+def _joined_axes(weight: Weight) -> list[tuple[int, ...]]:
+    """For each axis of the tensor in a Hugging Face checkpoint, the axes of our layer that it is made of."""
+    axes = tuple(range(len(weight.layer_shape)))
+    if weight.layout == "same":
+        return [(axis,) for axis in axes]
+    if weight.layout == "flat":
+        return [axes]
+    inputs = _input_axes(weight.layout)
+    return [axes[inputs:], axes[:inputs]]
 
 
 def _input_axes(layout: Layout) -> int:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_llm import distributed
 from jaxrl_llm.algorithm import keep_groups
 from jaxrl_llm.data.prompts import DataSettings, Problem, PromptStream
 from jaxrl_llm.data.templates import encode_prompts
@@ -20,7 +21,7 @@ from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.support import Sampling
-from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.sharding import shard_rows, to_host
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.types import Array, Params, Rollout
@@ -110,6 +111,8 @@ def complete(
 ) -> Completions:
     """Samples and judges ``samples`` completions of every problem.
 
+    Of several processes each decodes and judges its own share of the rows, and all of them get all results.
+
     Args:
       session: tokenizer, model and mesh.
       prepared: parameters in the sampling layout.
@@ -138,12 +141,29 @@ def complete(
         stop_ids=session.stop_ids,
         pad_id=tokenizer.pad_id,
     )
-    rollout = jax.device_get(rollout)
-    texts = [tokenizer.decode(row[mask]) for row, mask in zip(rollout.tokens, rollout.mask, strict=True)]
-    gold = [problem.answer for problem in problems for _ in range(samples)]
+    return _judged(session, to_host(rollout), list(problems), judge)
+
+
+def _judged(session: Session, rollout: Rollout, problems: list[Problem], judge: Judge) -> Completions:
+    """``rollout`` on the host, the same on every process."""
+    rows = rollout.tokens.shape[0]
+    mine = distributed.share(rows)
+    texts = [
+        session.tokenizer.decode(row[mask]) for row, mask in zip(rollout.tokens[mine], rollout.mask[mine], strict=True)
+    ]
+    gold = [problem.answer for problem in problems for _ in range(rows // len(problems))]
     begun = time.perf_counter()
-    rewards, outcomes = judge.judge(texts, gold, rollout.truncated)
-    return Completions(rollout, list(problems), texts, rewards, outcomes, time.perf_counter() - begun)
+    rewards, outcomes = judge.judge(texts, gold[mine], np.asarray(rollout.truncated)[mine])
+    parts = distributed.gather([texts, rewards.tolist(), [outcome.value for outcome in outcomes]])
+    texts, paid, told = ([x for part in parts for x in part[column]] for column in range(3))
+    return Completions(
+        rollout,
+        problems,
+        texts,
+        np.array(paid, np.float32),
+        [Outcome(value) for value in told],
+        time.perf_counter() - begun,
+    )
 
 
 def join(parts: Sequence[Completions]) -> Completions:

@@ -18,21 +18,14 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxrl_llm import distributed
+
 _STREAMS = ("metrics", "speed", "samples")
 _PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """ "dotted.path (old -> new)" for every key in which two configs differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key, "absent"), new.get(key, "absent"), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path} ({json.dumps(old)} -> {json.dumps(new)})"
 
 
 def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
@@ -53,7 +46,11 @@ def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
             old = json.loads(target.read_text())
         except ValueError as error:
             raise ValueError(f"{target} is not JSON ({error}): choose another run_dir") from error
-        differing = [line for line in _differences(old, json.loads(text)) if not line.startswith("run_dir (")]
+        differing = [
+            f"{path} ({json.dumps(was)} -> {json.dumps(wanted)})"
+            for path, was, wanted in distributed.differences(old, json.loads(text))
+            if path != "run_dir"
+        ]
         if differing:
             raise FileExistsError(
                 f"run_dir {folder} holds a run of another config, which differs in {'; '.join(differing)}: choose "
@@ -69,20 +66,25 @@ def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
     partial.replace(target)
 
 
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a run's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+            found[package] = "not installed"
+    return found
+
+
 def _start() -> dict[str, Any]:
     """What starts.jsonl says of this process."""
     import jax
 
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
-            versions[package] = "not installed"
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": versions,
+        "versions": versions(),
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}, processes: {jax.process_count()}",
     }
@@ -97,20 +99,25 @@ def _number(value: Any) -> float | None:
 class RunLog:
     """Writes the files of one run; every line is with the operating system when its call returns.
 
-    Used as a context manager, or closed by :meth:`close`.
+    Of several processes the first one writes; the others make the same calls and leave nothing. Used as a context
+    manager, or closed by :meth:`close`.
     """
 
     def __init__(self, run_dir: str | Path, config: Mapping[str, Any], *, tensorboard: bool):
         """Claims the folder, see :func:`claim`, and opens its files at their ends."""
-        claim(run_dir, config)
         self.run_dir = Path(run_dir)
-        with (self.run_dir / "starts.jsonl").open("a") as starts:
-            starts.write(json.dumps(_start()) + "\n")
-        self._files: dict[str, TextIO] = {
-            stream: (self.run_dir / f"{stream}.jsonl").open("a", encoding="utf-8") for stream in _STREAMS
-        }
+        self._files: dict[str, TextIO] = {}  # empty where another process writes
         self._tensorboard = tensorboard
         self._events: Any = None
+
+        def open_files() -> None:
+            claim(run_dir, config)
+            with (self.run_dir / "starts.jsonl").open("a") as starts:
+                starts.write(json.dumps(_start()) + "\n")
+            for stream in _STREAMS:
+                self._files[stream] = (self.run_dir / f"{stream}.jsonl").open("a", encoding="utf-8")
+
+        distributed.on_first(open_files)
 
     def __enter__(self) -> RunLog:
         return self
@@ -119,11 +126,13 @@ class RunLog:
         self.close()
 
     def _line(self, stream: str, row: Mapping[str, Any]) -> None:
+        if stream not in self._files:
+            return
         self._files[stream].write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         self._files[stream].flush()
 
     def _scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        if not self._tensorboard:
+        if not self._tensorboard or not self._files:
             return
         if self._events is None:
             from tensorboardX import SummaryWriter
@@ -153,7 +162,8 @@ class RunLog:
 
     def console(self, line: str) -> None:
         """A line for the person who watches."""
-        print(line, flush=True)
+        if self._files:
+            print(line, flush=True)
 
     def position(self) -> dict[str, int]:
         """Bytes of each file so far, safely on disk: a checkpoint stores it beside its arrays."""
@@ -168,6 +178,9 @@ class RunLog:
         Raises:
           ValueError: a file is shorter than the checkpoint says.
         """
+        distributed.on_first(lambda: self._rewind(position))
+
+    def _rewind(self, position: Mapping[str, int]) -> None:
         for stream, file in self._files.items():
             size, kept = os.fstat(file.fileno()).st_size, position.get(stream, 0)
             if size < kept:

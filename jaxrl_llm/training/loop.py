@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl_llm import distributed
 from jaxrl_llm.algorithm import needs_greedy, needs_reference
-from jaxrl_llm.data.prompts import Problem, PromptStream
+from jaxrl_llm.data.prompts import Problem, PromptStream, fingerprint
 from jaxrl_llm.evaluation.evaluate import evaluate
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
 from jaxrl_llm.sampling.keys import GREEDY, ROLLOUT, step_key
+from jaxrl_llm.sharding import to_host
 from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
@@ -41,6 +43,8 @@ def train(settings: Settings, *, config: dict[str, Any]) -> Path:
         session = open_session(settings)
         problems, dropped = training_problems(settings, session.tokenizer, judge)
         held_out = evaluation_problems(settings, session.tokenizer, judge) if settings.evaluation.every else []
+        sources = {"data.source": problems, "evaluation.source": held_out}
+        distributed.agree(lambda: {key: fingerprint(rows) for key, rows in sources.items()})
         with (
             RunLog(settings.run_dir, config, tensorboard=settings.log.tensorboard) as log,
             jax.set_mesh(session.mesh),
@@ -154,21 +158,19 @@ def _learning_rate(programs: Programs, state: TrainState) -> float:
 def _save_rollout(step: int, settings: Settings, config: dict[str, Any], programs: Programs, lesson: Lesson) -> None:
     """With the scores of the policy that the step's updates left, which takes one more forward pass."""
     after = programs.score(lesson.state.params, lesson.rollout, None)
-    rollouts.save(
-        settings.run_dir,
-        rollouts.SavedRollout(
-            step=step,
-            config=config,
-            rollout=lesson.rollout,
-            rewards=lesson.judged.rewards,
-            correct=lesson.judged.correct,
-            parseable=lesson.judged.parseable,
-            old_logprobs=lesson.scored.old_logprobs,
-            ref_logprobs=lesson.scored.ref_logprobs,
-            logprobs=after.logprobs,
-            entropy=after.entropy,
-        ),
+    arrays = to_host(
+        {
+            "rollout": lesson.rollout,
+            "old_logprobs": lesson.scored.old_logprobs,
+            "ref_logprobs": lesson.scored.ref_logprobs,
+            "logprobs": after.logprobs,
+            "entropy": after.entropy,
+        }
     )
+    if distributed.is_first():
+        judged = lesson.judged._asdict()
+        of_rows = {name: judged[name] for name in ("rewards", "correct", "parseable")}
+        rollouts.save(settings.run_dir, rollouts.SavedRollout(step=step, config=config, **of_rows, **arrays))
 
 
 def _evaluate(

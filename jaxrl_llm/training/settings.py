@@ -9,6 +9,7 @@ import dataclasses
 
 from jaxrl_llm.algorithm import Algorithm
 from jaxrl_llm.data.prompts import DataSettings
+from jaxrl_llm.distributed import DistributedSettings
 from jaxrl_llm.models.hub import ModelSettings
 from jaxrl_llm.rewards.combine import RewardSettings
 from jaxrl_llm.sampling.support import Sampling
@@ -75,6 +76,7 @@ class Settings:
     optimizer: OptimizerSettings
     training: TrainingSettings
     mesh: MeshSettings
+    distributed: DistributedSettings
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     log: LogSettings

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from jaxrl_llm import distributed
 from jaxrl_llm.algorithm import needs_critic
 from jaxrl_llm.data import tokens
 from jaxrl_llm.data.prompts import Problem, Problems, first, load_problems
@@ -51,10 +52,12 @@ def open_session(settings: Settings) -> Session:
     """Loads tokenizer and model onto the mesh.
 
     Raises:
+      AgreedError: processes have found different checkpoints, or have different devices.
       FileNotFoundError: no checkpoint where ``model.source`` says.
       ValueError: a damaged checkpoint; a stop text that is not one token; a context that is too short.
     """
     source = hub.resolve(settings.model.source)
+    distributed.agree(lambda: {"model.source": hub.fingerprint(source), "devices": _devices()})
     config = hub.load_config(source)
     tokenizer = tokens.load(source)
     needed = settings.data.max_prompt_tokens + settings.sampling.max_tokens
@@ -76,6 +79,11 @@ def open_session(settings: Settings) -> Session:
     if needs_critic(settings.algorithm):
         critic = value_head.functions(config, dtype=settings.model.dtype, remat=settings.model.remat)
     return Session(mesh, source, config, policy.model, policy.params, tokenizer, tuple(stop_ids), critic)
+
+
+def _devices() -> str:
+    """Of this process."""
+    return f"{jax.local_device_count()} × {jax.local_devices()[0].device_kind}"
 
 
 def training_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) -> tuple[Problems, int]:
