@@ -34,10 +34,10 @@ def gradient() -> None:
 
 
 def allocator() -> None:
-    from jaxrl_llm.cli import _MALLOC
+    from jaxrl_llm.environment import MALLOC
 
     results = {}
-    for name, tunables in (("as it comes", ""), ("tuned", _MALLOC)):
+    for name, tunables in (("as it comes", ""), ("tuned", MALLOC)):
         command = [sys.executable, __file__, "gradient"]
         out = subprocess.run(command, env=os.environ | {"GLIBC_TUNABLES": tunables}, capture_output=True, check=True)
         results[name] = tuple(map(float, out.stdout.split()))
@@ -53,28 +53,27 @@ def attention() -> None:
     import jax.numpy as jnp
 
     from jaxrl_llm.models import hub
-    from jaxrl_llm.models.decoder import causal_mask
     from jaxrl_llm.models.layers import Attention, rotary_angles
 
     config = hub.load_config(hub.resolve("embedded:tiny"))
     ours = Attention(config, jnp.dtype(jnp.float32))
-    x = jax.random.normal(jax.random.key(0), (ROWS, WIDTH, config.width))
-    angles = rotary_angles(config, jnp.broadcast_to(jnp.arange(WIDTH), (ROWS, WIDTH)))
-    mask = causal_mask(jnp.ones((ROWS, WIDTH), jnp.int32))
-    params = ours.init(jax.random.key(1), x, angles, mask)
+    x = jax.random.normal(jax.random.key(0), (ROWS * WIDTH, config.width))
+    angles = rotary_angles(config, jnp.tile(jnp.arange(WIDTH), ROWS))
+    segments = jnp.ones((ROWS, WIDTH), jnp.int32)
+    params = ours.init(jax.random.key(1), x, angles, segments)
 
     class Library(Attention):
         """The same projections around `jax.nn.dot_product_attention`."""
 
-        def __call__(self, x, angles, mask):  # type: ignore[override]
+        def __call__(self, x, angles, segments):  # type: ignore[override]
             query, key, value = self._project(x, angles)
-            heads = query.reshape(*query.shape[:2], config.heads, config.head_size)
-            out = jax.nn.dot_product_attention(heads, key, value, mask=mask[:, None], scale=1.0)
+            heads, keys, values = (part.reshape(*segments.shape, -1, config.head_size) for part in (query, key, value))
+            out = jax.nn.dot_product_attention(heads, keys, values, is_causal=True, scale=1.0)
             return self._merge(out.reshape(query.shape)), None
 
     seconds = {}
     for name, module in (("heads in front", ours), ("jax.nn.dot_product_attention", Library(config, ours.dtype))):
-        loss = jax.jit(jax.grad(lambda p, x, m=module: jnp.square(m.apply(p, x, angles, mask)[0]).sum()))  # type: ignore[index]
+        loss = jax.jit(jax.grad(lambda p, x, m=module: jnp.square(m.apply(p, x, angles, segments)[0]).sum()))  # type: ignore[index]
         seconds[name] = fastest(loss, params, x)
         print(f"attention with gradient, {name:<30} {seconds[name] * 1e3:.0f} ms")
     print(f"ratio {seconds['jax.nn.dot_product_attention'] / seconds['heads in front']:.2f}")

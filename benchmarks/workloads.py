@@ -4,8 +4,8 @@ Imports nothing but numpy: the scripts in peers/ read it in environments of thei
 
 Two counts of floating-point operations are stated, a multiplication and an addition being two:
 
-- ``dense``: every row is computed by itself, with its own copy of the prompt, over its real length; no padding. What a
-  library does at best that neither shares nor drops anything. The counts of W1 and W2 are those of the peers' baselines.
+- ``dense``: every row is computed by itself, with its own copy of the prompt, over its real length; no padding. The
+  least of a library that neither shares nor drops anything.
 - ``needed``: a group's rows share one copy of their prompt; the last token of a completion, which predicts nothing, is
   not fed; rows without gradient are left out of the update. No exact way needs more, so rates are of this count.
 
@@ -59,7 +59,9 @@ class Shape:
           predicted: positions with logits.
         """
         attention = 4 * self.heads * self.head_size * seen
-        return self.layers * (2 * self.layer_weights * tokens + attention) + 2 * self.width * self.vocabulary * predicted
+        return (
+            self.layers * (2 * self.layer_weights * tokens + attention) + 2 * self.width * self.vocabulary * predicted
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,9 @@ class Workload:
     def needed(self) -> Work:
         prompt = np.array([len(ids) for ids in self.prompt_tokens])
         prefill = self.shape.flop(prompt.sum(), _causal(prompt).sum(), self.prompts)
-        return Work(int(prefill) + self._decode(), self._shared(np.ones(self.rows, bool)), 3 * self._shared(self.spread))
+        return Work(
+            int(prefill) + self._decode(), self._shared(np.ones(self.rows, bool)), 3 * self._shared(self.spread)
+        )
 
     @property
     def optimizer_bytes(self) -> int:
@@ -208,7 +212,9 @@ WORKLOADS = {
 
 def table() -> str:
     """The workloads and their work, as text."""
-    lines = [f"{'':12} {'parameters':>10} {'rows':>5} {'tokens':>7}  GFLOP of rollout, score, update, step: dense | needed"]
+    lines = [
+        f"{'':12} {'parameters':>10} {'rows':>5} {'tokens':>7}  GFLOP of rollout, score, update, step: dense | needed"
+    ]
     for workload in WORKLOADS.values():
         counts = [
             " ".join(f"{getattr(work, part) / 1e9:>7.0f}" for part in ("rollout", "score", "update", "step"))

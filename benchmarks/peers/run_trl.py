@@ -10,7 +10,6 @@ of all rows without gradient, which the step itself does not need).
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -19,15 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure import CORES, clock, prepare, report, versions
+from measure import CORES, MALLOC, clock, prepare, report, versions
 from workloads import PAD, STOP, WORKLOADS, Workload
 
-# As it comes, glibc hands every growing cache of keys back to the kernel: a rollout of W1 takes up to twice the time.
-MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(CORES)}
 
 
