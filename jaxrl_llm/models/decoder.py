@@ -54,7 +54,7 @@ class Decoder(nn.Module):
     def __call__(self, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1) -> Array:
         """Hidden states [B, S, D] after the final norm; arguments as in :class:`types.Model`."""
         c = self.config
-        x = constrain_rows(Embedding(c, name="embed")().astype(self.dtype)[tokens])
+        x = constrain_rows(Embedding(c, name="embed")().astype(self.dtype)[tokens]).reshape(-1, c.width)
         layer = Layer
         if (policy := REMAT_POLICIES[self.remat]) is not None:
             layer = nn.remat(Layer, policy=policy, prevent_cse=False)
@@ -66,24 +66,14 @@ class Decoder(nn.Module):
             in_axes=nn.broadcast,  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
-        x, _ = layers(c, self.dtype, name="layers")(x, rotary_angles(c, positions), causal_mask(segments, prompt, lanes))
+        x, _ = layers(c, self.dtype, prompt, lanes, name="layers")(x, rotary_angles(c, positions.ravel()), segments)
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
-        return RMSNorm(c.norm_epsilon, name="final_norm")(x)
+        return RMSNorm(c.norm_epsilon, name="final_norm")(x).reshape(*tokens.shape, c.width)
 
 
 def _head_init(key: Array, shape: tuple[int, int]) -> Params:
     return {"kernel": KERNEL_INIT(key, shape, jnp.float32)}
-
-
-def causal_mask(segments: Array, prompt: int = 0, lanes: int = 1) -> Array:
-    """bool [B, S, S] (query, key): what a token sees, see ``apply`` of :class:`types.Model`."""
-    width = segments.shape[1]
-    columns = jnp.arange(width)
-    lane = jnp.where(columns < prompt, -1, (columns - prompt) // ((width - prompt) // lanes))
-    own = (segments[:, :, None] == segments[:, None, :]) & (lane[:, None] == lane[None, :])
-    shared = (segments[:, None, :] != 0) & ((lane[:, None] >= 0) & (lane[None, :] < 0))
-    return (own | shared) & jnp.tril(jnp.ones((width, width), bool))
 
 
 def _length_segments(width: int, length: Array) -> tuple[Array, Array]:
@@ -138,12 +128,12 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
 
     def prefill(prepared: Params, tokens: Array, length: Array) -> tuple[Array, KVCache]:
         positions, segments = _length_segments(tokens.shape[1], length)
-        x, angles, mask = prepared["embedding"][tokens], rotary_angles(config, positions), causal_mask(segments)
+        x, angles = prepared["embedding"][tokens.ravel()], rotary_angles(config, positions.ravel())
         caches = []
         for layer_params in prepared["layers"]:
-            x, cache = layer.apply({"params": layer_params}, x, angles, mask, method="prefill")
+            x, cache = layer.apply({"params": layer_params}, x, angles, segments, method="prefill")
             caches.append(cache)
-        last = jnp.take_along_axis(x, (length - 1)[:, None, None], axis=1)[:, 0]
+        last = x[jnp.arange(len(length)) * tokens.shape[1] + length - 1]
         keys, values = zip(*caches, strict=True)
         return norm.apply({"params": prepared["final_norm"]}, last), KVCache(keys, values)  # type: ignore[return-value]
 

@@ -1,7 +1,9 @@
 """The parts of a decoder layer, as Linen modules: RMS norm, rotary embedding, grouped-query attention, gated MLP.
 
 A layer has three entrances: the full sequence (scoring, update), the prompt (which also returns keys and values), and
-one decode step over a group-shared prompt cache and each row's own cache.
+one decode step over a group-shared prompt cache and each row's own cache. It takes tokens flat, [B · S, D]: the weight
+gradient of a product whose input has two leading axes costs a transposed copy of that input on CPU, a third of the rate
+of the MLP. Only attention gives them the shape of its rows, that of ``segments`` [B, S].
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrl_llm.models.attention import attend
 from jaxrl_llm.models.config import Llama3RopeScaling, ModelConfig
 from jaxrl_llm.types import Array
 
@@ -61,10 +64,6 @@ def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def _masked_softmax(scores: Array, mask: Array) -> Array:
-    return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
-
-
 class Attention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
@@ -94,20 +93,15 @@ class Attention(nn.Module):
         c = self.config
         return self.output(heads.reshape(*heads.shape[:-3], c.heads, c.head_size).astype(self.dtype))
 
-    def __call__(self, x: Array, angles: tuple[Array, Array], mask: Array) -> tuple[Array, tuple[Array, Array]]:
-        """Full attention of x [B, S, D] under mask [B, S, S] (query, key); also keys and values [B, K, S, H]."""
-        query, key, value = self._project(x, angles)
-        rows, width, kv_heads, group, size = query.shape
-        # Queries of a group are further rows of one product a key/value head. Moving the heads to the front first costs
-        # a copy and saves more: a product whose batch axes are not leading is slow on CPU.
-        queries = query.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, group * width, size)
-        keys, values = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        scores = jnp.einsum("bkqh,bksh->bkqs", queries, keys, preferred_element_type=jnp.float32)
-        scores = scores.reshape(rows, kv_heads, group, width, width)
-        probabilities = _masked_softmax(scores, mask[:, None, None]).astype(self.dtype)
-        heads = jnp.einsum("bkqs,bksh->bkqh", probabilities.reshape(rows, kv_heads, group * width, width), values)
-        heads = heads.reshape(rows, kv_heads, group, width, size).transpose(0, 3, 1, 2, 4)
-        return self._merge(heads), (keys, values)
+    def __call__(
+        self, x: Array, angles: tuple[Array, Array], segments: Array, *, prompt: int = 0, lanes: int = 1
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Attention of tokens x [B · S, D] in rows of ``segments`` [B, S]; also keys and values [B, S, K, H]."""
+        query, key, value = (
+            part.reshape(*segments.shape, *part.shape[x.ndim - 1 :]) for part in self._project(x, angles)
+        )
+        heads = attend(query, key, value, segments, prompt=prompt, lanes=lanes)
+        return self._merge(heads.reshape(*x.shape[:-1], *heads.shape[2:])), (key, value)
 
     def decode(
         self,
@@ -139,7 +133,8 @@ class Attention(nn.Module):
             axis=-1,
         )
         scores = jnp.concatenate([on_prompt.reshape(*on_own.shape[:-1], width), on_own], axis=-1)
-        probabilities = _masked_softmax(scores, mask[:, None, None]).astype(self.dtype)
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         to_prompt = probabilities[..., :width].reshape(*on_prompt.shape)
         heads = jnp.einsum("prkgq,pkqh->prkgh", to_prompt, prompt_values).reshape(query.shape)
         heads = heads + jnp.einsum("bkgc,bkch->bkgh", probabilities[..., width:], values)
@@ -162,10 +157,16 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+      prompt, lanes: of the rows of a full sequence, see ``apply`` of :class:`jaxrl_llm.types.Model`.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype
+    prompt: int = 0
+    lanes: int = 1
 
     def setup(self):
         self.attention_norm = RMSNorm(self.config.norm_epsilon)
@@ -177,14 +178,15 @@ class Layer(nn.Module):
         x = x + attended
         return x + self.mlp(self.mlp_norm(x))
 
-    def __call__(self, x: Array, angles: tuple[Array, Array], mask: Array) -> tuple[Array, None]:
-        attended, _ = self.attention(self.attention_norm(x), angles, mask)
+    def __call__(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, None]:
+        normed = self.attention_norm(x)
+        attended, _ = self.attention(normed, angles, segments, prompt=self.prompt, lanes=self.lanes)
         return self._rest(x, attended), None
 
-    def prefill(self, x: Array, angles: tuple[Array, Array], mask: Array) -> tuple[Array, tuple[Array, Array]]:
+    def prefill(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, tuple[Array, Array]]:
         """Also the cache of this layer: keys [B, K, H, S] and values [B, K, S, H]."""
-        attended, (key, value) = self.attention(self.attention_norm(x), angles, mask)
-        return self._rest(x, attended), (key.swapaxes(2, 3), value)
+        attended, (key, value) = self.attention(self.attention_norm(x), angles, segments)
+        return self._rest(x, attended), (key.transpose(0, 2, 3, 1), value.swapaxes(1, 2))
 
     def decode(self, x: Array, *attention_arguments) -> tuple[Array, tuple[Array, Array]]:
         attended, cache = self.attention.decode(self.attention_norm(x), *attention_arguments)

@@ -1,0 +1,122 @@
+"""Attention over rows [prompt | lane | lane | ...]: only the products that somebody sees are computed.
+
+What a token sees is said once, at ``apply`` of :class:`jaxrl_llm.types.Model`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_llm.types import Array
+
+# Queries of one product. Their keys end where they do, which leaves out nearly half of the scores of a lane; much
+# narrower products run slower on CPU than they save.
+BLOCK = 128
+
+_HIDDEN = jnp.finfo(jnp.float32).min
+
+
+def attend(query: Array, key: Array, value: Array, segments: Array, *, prompt: int = 0, lanes: int = 1) -> Array:
+    """softmax(q · k) v over the keys that a token sees, the softmax in float32.
+
+    Args:
+      query: [B, S, K, N / K, H], scaled.
+      key: [B, S, K, H].
+      value: [B, S, K, H].
+      segments: int32 [B, S]; 0 is padding.
+      prompt: columns of the prompt that the lanes share.
+      lanes: that the other columns are cut into.
+
+    Returns:
+      [B, S, K, N / K, H], in the dtype of ``value``.
+
+    Raises:
+      ValueError: the columns behind the prompt do not divide into lanes.
+    """
+    width = segments.shape[1]
+    check_lanes(width, prompt, lanes)
+
+    def cut(start: int, end: int, lanes: int) -> tuple[Array, Array, Array]:
+        return tuple(_cut(x[:, start:end], lanes) for x in (query, key, value))  # type: ignore[return-value]
+
+    of_lanes = segments[:, prompt:].reshape(-1, lanes, (width - prompt) // lanes)
+    if not prompt:
+        return _join(_causal(*cut(0, width, lanes), of_lanes, None))
+    of_prompt, (first, keys, values) = segments[:, None, :prompt], cut(0, prompt, 1)
+    shared = keys[:, :, 0], values[:, :, 0], of_prompt[:, 0] != 0
+    parts = _causal(first, keys, values, of_prompt, None), _causal(*cut(prompt, width, lanes), of_lanes, shared)
+    return jnp.concatenate([_join(part) for part in parts], axis=1)
+
+
+def check_lanes(width: int, prompt: int, lanes: int) -> None:
+    """Raises ValueError where ``width`` columns are not a prompt and ``lanes`` of equal width."""
+    if lanes < 1 or not 0 <= prompt < width or (width - prompt) % lanes:
+        raise ValueError(f"a row of {width} columns: expected a prompt of {prompt} and {lanes} lanes of equal width")
+
+
+def _cut(x: Array, lanes: int) -> Array:
+    """[B, L · W, K, ..., H] as [B, K, L, ..., W, H]: batch axes lead, else a product is slow on CPU."""
+    x = x.reshape(x.shape[0], lanes, -1, *x.shape[2:])
+    return jnp.moveaxis(x, (3, 2), (1, -2))
+
+
+def _join(x: Array) -> Array:
+    """The reverse, of [B, K, L, G, W, H]."""
+    x = jnp.moveaxis(x, (1, -2), (3, 2))
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+
+def _causal(
+    query: Array, key: Array, value: Array, segments: Array, shared: tuple[Array, Array, Array] | None
+) -> Array:
+    """Attention of every lane to itself and to what the lanes of its row share.
+
+    Args:
+      query: [B, K, L, G, W, H].
+      key: [B, K, L, W, H], and so is ``value``.
+      segments: [B, L, W].
+      shared: keys and values [B, K, Q, H] that every lane sees where a bool [B, Q] is True; None: nothing.
+    """
+    width, columns = query.shape[-2], jnp.arange(query.shape[-2])
+    blocks = []
+    for start in range(0, width, BLOCK):
+        end = min(start + BLOCK, width)
+        seen = segments[:, :, start:end, None] == segments[:, :, None, :end]
+        seen &= columns[start:end, None] >= columns[:end]
+        keys, values = key[:, :, :, :end], value[:, :, :, :end]
+        blocks.append(_block(query[..., start:end, :], keys, values, seen, shared))
+    return jnp.concatenate(blocks, axis=-2)
+
+
+def _block(query: Array, key: Array, value: Array, seen: Array, shared: tuple[Array, Array, Array] | None) -> Array:
+    """Queries [B, K, L, G, W, H] over keys [B, K, L, S, H] where ``seen`` [B, L, W, S], and over ``shared``.
+
+    The two parts of the softmax have one maximum and one sum; sum and product are taken apart, which spares a copy of
+    both parts side by side.
+    """
+    rows, kv_heads, lanes, group, width, size = query.shape
+
+    def product(axes: str, left: Array, right: Array) -> Array:
+        return jnp.einsum(axes, left, right, preferred_element_type=jnp.float32).reshape(*query.shape[:-1], -1)
+
+    # Queries of a group are further rows of one product a key/value head, and for what is shared, so are the lanes.
+    of_lane = query.reshape(rows, kv_heads, lanes, group * width, size)
+    scores = jnp.where(seen[:, None, :, None], product("bklqh,bklsh->bklqs", of_lane, key), _HIDDEN)
+    highest = scores.max(axis=-1, keepdims=True)
+    on_shared = None
+    if shared is not None:
+        of_row, visible = query.reshape(rows, kv_heads, -1, size), shared[2][:, None, None, None, None]
+        on_shared = jnp.where(visible, product("bkqh,bksh->bkqs", of_row, shared[0]), _HIDDEN)
+        highest = jnp.maximum(highest, on_shared.max(axis=-1, keepdims=True))
+    highest = jax.lax.stop_gradient(highest)  # what is subtracted changes no softmax
+    shares = jnp.exp(scores - highest)
+    total = shares.sum(axis=-1, keepdims=True)
+    shares = shares.astype(value.dtype).reshape(*of_lane.shape[:-1], -1)
+    out = product("bklqs,bklsh->bklqh", shares, value)
+    if shared is not None and on_shared is not None:
+        shares = jnp.exp(on_shared - highest)
+        total += shares.sum(axis=-1, keepdims=True)
+        shares = shares.astype(value.dtype).reshape(rows, kv_heads, lanes * group * width, -1)
+        out += product("bkqs,bksh->bkqh", shares, shared[1])
+    return (out / total).astype(value.dtype)
