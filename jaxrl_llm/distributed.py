@@ -3,7 +3,7 @@
 Every process runs the same program over one mesh. Small texts go through JAX's coordination service, which process 0
 holds; it needs no device, so processes can compare versions before they compute together. It also watches them: a
 process whose heartbeat stays away for ``distributed.heartbeat_seconds`` is dead, and JAX then ends all others (SIGABRT,
-with a line on stderr).
+with a line on stderr). SIGTERM to one of them stops all after a step, at a checkpoint.
 """
 
 from __future__ import annotations
@@ -71,8 +71,13 @@ def joined(
     except AgreedError:
         raise
     except BaseException as error:
-        name = f"process {global_state.process_id} of {global_state.num_processes}"
-        print(f"{describe(error)}\nerror: {name} on {socket.gethostname()} ends alone", file=sys.stderr, flush=True)
+        print(
+            f"{describe(error)}\nerror: process {global_state.process_id} of {global_state.num_processes} on "
+            f"{socket.gethostname()} ends here; the others follow within {settings.heartbeat_seconds} seconds "
+            "(distributed.heartbeat_seconds) and may say more",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.stdout.flush()
         os._exit(1)  # a usual exit would wait for the others
 

@@ -48,6 +48,13 @@ class Checkpoints:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
+    def preempted(self, step: int) -> bool:
+        """Whether one of several processes was sent SIGTERM, and this is the step after which all stop.
+
+        Every process asks after every step. A process that is alone ends at the signal and never gets here.
+        """
+        return self._manager.reached_preemption(step)
+
     def save(self, step: int, state: TrainState, extra: dict[str, Any]) -> None:
         """Starts to write; returns when the arrays have been copied, so that the caller may donate them."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}

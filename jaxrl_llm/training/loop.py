@@ -109,8 +109,11 @@ def _train(
         if held_out and (last or step % settings.evaluation.every == 0):
             accuracy = _evaluate(step, session, prepared, held_out, settings, judge, log)
         log.console(_progress(step, settings.steps, values, accuracy, tokens / seconds))
-        if last or (settings.checkpoint.every and step % settings.checkpoint.every == 0):
+        preempted = checkpoints.preempted(step)
+        if last or preempted or (settings.checkpoint.every and step % settings.checkpoint.every == 0):
             checkpoints.save(step, state, {"stream": stream.state(), "log": log.position()})
+        if preempted and not last:
+            raise distributed.AgreedError(f"stopped by SIGTERM after step {step}; the same command goes on from there")
 
 
 def _start(
