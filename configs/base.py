@@ -159,8 +159,12 @@ def get_config() -> ConfigDict:
     c.training = ConfigDict()
     c.training.epochs = 1  # passes over a rollout
     c.training.mini_batches = 1  # optimizer steps of a pass
-    c.training.micro_batch = 0  # rows of one forward and backward pass; 0: all rows of the mini-batch
-    c.training.score_chunk = 1024  # tokens whose logits are held at a time
+    # Columns of one forward and backward pass on one device, padding included; 0: a whole mini-batch at once
+    c.training.tokens_per_pass = 4096
+    # A group's completions share one copy of their prompt, several in a lane; False: a row is a completion, padded
+    c.training.pack = True
+    c.training.skip_rows = True  # rows without gradient are not computed; their tokens count in no policy metric
+    c.training.score_chunk = 1024  # tokens on one device whose logits are worked on at a time
 
     c.mesh = ConfigDict()  # devices along each axis; -1 takes the rest, on one axis at most
     c.mesh.data = 1

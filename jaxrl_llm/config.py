@@ -144,7 +144,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "0 or more",
         lambda value: value >= 0,
-        "seed training.micro_batch optimizer.warmup_steps optimizer.weight_decay evaluation.every evaluation.top_k "
+        "seed training.tokens_per_pass optimizer.warmup_steps optimizer.weight_decay evaluation.every evaluation.top_k "
         "evaluation.texts evaluation.temperature checkpoint.every log.rollouts_every",
     ),
     ("above 0", lambda value: value > 0, "optimizer.learning_rate optimizer.epsilon optimizer.clip_norm"),
@@ -160,27 +160,20 @@ def _value(settings: Settings, path: str) -> Any:
 
 
 def _check_rows(settings: Settings, devices: int | None) -> None:
-    """Rows of a step divide into mini-batches, those into micro-batches, and those over the mesh."""
+    """Rows of a step divide into mini-batches, and those over the mesh."""
     data, training = settings.data, settings.training
     rows = data.prompts_per_step * data.samples_per_prompt
     step = f"data.prompts_per_step {data.prompts_per_step} × data.samples_per_prompt {data.samples_per_prompt}"
     if rows % training.mini_batches:
         raise ValueError(f"training.mini_batches = {training.mini_batches} does not divide the {rows} rows of {step}")
-    mini_batch = rows // training.mini_batches
-    if training.micro_batch and mini_batch % training.micro_batch:
-        raise ValueError(
-            f"training.micro_batch = {training.micro_batch} does not divide the {mini_batch} rows of a mini-batch "
-            f"({step} / training.mini_batches {training.mini_batches})"
-        )
     if devices is None:
         return
-    data_size, fsdp_size, _ = sharding.mesh_shape(settings.mesh, devices)
-    micro_batch = training.micro_batch or mini_batch
-    if micro_batch % (data_size * fsdp_size):
+    data_size, fsdp_size, *_ = sharding.mesh_shape(settings.mesh, devices)
+    ways, mini_batch = data_size * fsdp_size, rows // training.mini_batches
+    if mini_batch % ways:
         raise ValueError(
-            f"the mesh splits rows {data_size * fsdp_size} ways (mesh.data {data_size} × mesh.fsdp {fsdp_size}), which "
-            f"does not divide the {micro_batch} rows of one forward pass ({step} / training.mini_batches "
-            f"{training.mini_batches}, training.micro_batch {training.micro_batch})"
+            f"the mesh splits rows {ways} ways (mesh.data {data_size} × mesh.fsdp {fsdp_size}), which does not divide "
+            f"the {mini_batch} rows of an optimizer step ({step} / training.mini_batches {training.mini_batches})"
         )
 
 
@@ -191,8 +184,8 @@ def check(settings: Settings, *, devices: int | None) -> None:
       devices: that the mesh is laid over; None where nothing will run, and the mesh is not looked at.
 
     Raises:
-      ValueError: a value out of range, rows that do not divide into mini-batches, micro-batches or over the mesh, or
-        knobs of the algorithm that contradict each other. It names the keys and their values.
+      ValueError: a value out of range, rows that do not divide into mini-batches or over the mesh, or knobs of the
+        algorithm that contradict each other. It names the keys and their values.
     """
     for expected, holds, paths in _RANGES:
         for path in paths.split():

@@ -185,9 +185,8 @@ def test_a_loaded_config_is_locked_and_survives_a_round_trip_through_json():
     ("overrides", "parts"),
     [
         (["training.mini_batches=3"], ["training.mini_batches = 3", "128 rows", "prompts_per_step 16"]),
-        (["training.micro_batch=24"], ["training.micro_batch = 24", "128 rows of a mini-batch"]),
+        (["training.tokens_per_pass=-1"], ["training.tokens_per_pass = -1", "0 or more"]),
         (["data.prompts_per_step=3", "data.samples_per_prompt=2"], ["rows 4 ways", "mesh.fsdp 4", "6 rows"]),
-        (["training.micro_batch=2"], ["rows 4 ways", "2 rows", "training.micro_batch 2"]),
         (["mesh.data=3"], ["mesh", "does not fit 4 devices"]),
         (["mesh.data=-1"], ["mesh.data and mesh.fsdp are both -1"]),
         (["algorithm.baseline=group", "data.samples_per_prompt=1"], ["samples_per_prompt = 1", "baseline = 'group'"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
+from jaxrl_llm.training.layouts import Budget, Sequences
+from jaxrl_llm.training.packing import pack, pack_batch
 from jaxrl_llm.training.step import init_state
-from jaxrl_llm.training.update import make_update
+from jaxrl_llm.training.update import PolicyUpdate
 from jaxrl_llm.types import TrainBatch, TrainState
 from tests import policies
 from tests.models.public import CONFIGS as PUBLIC
@@ -60,7 +63,7 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
     s, model_config = settings_of(name), model_of(name)
     model = functions(model_config, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat)
     optimizer = optax.adamw(1e-6)
-    update = make_update(model, s.algorithm, s.sampling, optimizer, micro_batches=2, chunk=s.training.score_chunk)
+    update = PolicyUpdate(model, s.algorithm, s.sampling, optimizer, s.training.score_chunk)
     rows, prompt_width, width = 8, s.data.max_prompt_tokens, s.sampling.max_tokens
 
     def shape(*sizes: int, dtype=jnp.float32):
@@ -80,7 +83,12 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
         sampler_logprobs=shape(rows, width),  # type: ignore[arg-type]
         weights=shape(rows, width),  # type: ignore[arg-type]
     )
-    after, metrics = jax.eval_shape(update, state, batch)
+    lengths = np.full(rows, prompt_width), np.full(rows, width)
+    groups, kept = np.arange(rows) // 4, np.ones(rows, bool)
+    sequences = Sequences(*lengths, groups, kept, prompt_width=prompt_width, width=width)
+    passes, _ = pack(sequences, Budget(s.training.tokens_per_pass))
+    assert passes[0].lanes == 2, "a pass of the config has room for two completions of full length"
+    after, metrics = jax.eval_shape(functools.partial(update, passes=passes), state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {"loss", "gradient_norm", "effect/clip_high"} <= set(metrics)
 
@@ -110,9 +118,10 @@ def test_one_step_at_a_tiny_width_is_on_policy_and_moves_the_weights(name):
     )
     batch, _ = policies.batch(s.algorithm, rollout, np.arange(8, dtype=np.float32) % 2)
     optimizer = optax.sgd(1.0)
-    update = make_update(model, s.algorithm, sampling, optimizer, micro_batches=2, chunk=64)
+    update = PolicyUpdate(model, s.algorithm, sampling, optimizer, 64)
+    passes, _ = pack_batch(batch, np.asarray(rollout.prompt_id), Budget(64))
     before = jax.tree.map(np.asarray, params)
-    after, metrics = update(init_state(params, optimizer, s.algorithm), batch)
+    after, metrics = update(init_state(params, optimizer, s.algorithm), batch, passes)
     assert float(metrics["ratio"].value) == pytest.approx(1.0, abs=0.02)
     assert float(metrics["gradient_norm"].value) > 0
     moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), before, after.params)

@@ -46,7 +46,7 @@ def get_config():
 
     c.training.epochs = 1
     c.training.mini_batches = 4
-    c.training.micro_batch = 64
+    c.training.tokens_per_pass = 17408  # a prompt and two completions of full length
 
     c.evaluation.source = "hub:HuggingFaceH4/MATH-500"  # one of the paper's six benchmarks
     c.evaluation.split = "test"

@@ -21,7 +21,7 @@ from jaxrl_llm.algorithm.ratio import LOG_RATIO_CLAMP, RATIOS
 from jaxrl_llm.algorithm.rewards import Rewards, shape_rewards
 from jaxrl_llm.algorithm.rows import BASELINES, SCALES
 from jaxrl_llm.algorithm.surrogates import SURROGATES
-from jaxrl_llm.algorithm.weights import AGGREGATIONS, choose_tokens, loss_weights
+from jaxrl_llm.algorithm.weights import AGGREGATIONS, choose_tokens, loss_weights, rows_with_gradient
 from jaxrl_llm.knobs import Algorithm, check
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "needs_sum_pi_squared",
     "next_controls",
     "policy_loss",
+    "rows_with_gradient",
     "shape_rewards",
     "value_loss",
 ]

@@ -34,6 +34,32 @@ def loss_weights(algorithm: Algorithm, mask: Array, prompt_id: Array, *, max_tok
     return AGGREGATIONS[algorithm.aggregation](mask, prompt_id, tokens_per_row)
 
 
+def rows_with_gradient(algorithm: Algorithm, batch: TrainBatch) -> Array:
+    """bool [B]: rows whose tokens must be scored for the policy's loss and its gradient; the others add nothing.
+
+    Where the advantages and weights of a row are 0, so is its surrogate, and nothing is left of it unless a KL, an
+    entropy, a likelihood or a squared ratio stands beside, or its tokens are compared with the others' (clip_cov,
+    kl_cov, top_entropy_share).
+    """
+    a, mask = algorithm, batch.mask.astype(bool)
+    if a.cov_share is not None or a.top_entropy_share is not None:
+        return jnp.any(mask, axis=1)
+    weighed = mask & (batch.weights != 0)
+    beside = (
+        a.kl_placement == "loss"
+        or a.entropy_coefficient != 0
+        or a.entropy_target is not None
+        or (a.square_coefficient or 0) > 0
+    )
+    if beside:
+        return jnp.any(weighed, axis=1)
+    moved = batch.advantages != 0
+    if a.positive_nll_coefficient != 0:
+        assert batch.rewards is not None
+        moved |= (batch.rewards > 0)[:, None]
+    return jnp.any(weighed & moved, axis=1)
+
+
 def choose_tokens(
     algorithm: Algorithm, logprobs: Array, entropy: Array, batch: TrainBatch, *, step: Array | int = 0
 ) -> Choice:

@@ -22,12 +22,10 @@ from jaxrl_llm.rewards.equivalence import Outcome
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import shard_rows, to_host
+from jaxrl_llm.training.layouts import bucket
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.types import Array, Params, Rollout
-
-MIN_BUCKET = 16  # tokens of the narrowest width
-BUCKETS = 4  # widths that an array may take, each compiled once
 
 
 class Completions(NamedTuple):
@@ -74,13 +72,6 @@ class Completions(NamedTuple):
             [self.outcomes[i] for i in rows],
             self.judge_seconds,
         )
-
-
-def bucket(longest: int, limit: int) -> int:
-    """The narrowest of a few widths that holds ``longest`` tokens, so that a step neither pads to the limit nor
-    compiles for every length."""
-    step = max(MIN_BUCKET, -(-limit // BUCKETS))
-    return min(limit, -(-longest // step) * step)
 
 
 def prompt_ids(problems: Sequence[Problem]) -> np.ndarray:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import operator
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxrl_llm.algorithm import needs_exact_kl, needs_sum_pi_squared, next_controls
+from jaxrl_llm.algorithm import Algorithm, needs_exact_kl, needs_sum_pi_squared, next_controls
 from jaxrl_llm.sampling.keys import ORDER, step_key
-from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.sharding import row_devices, shard_rows, to_host
 from jaxrl_llm.training.batch import Judged, Scored, rewards_of
 from jaxrl_llm.training.collect import Completions, trim
+from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.packing import Packing, Saved, pack_batch
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.training.step import Programs
-from jaxrl_llm.training.update import Update, add_metrics
+from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate, add_metrics
 from jaxrl_llm.types import Metrics, Params, Rollout, TrainBatch, TrainState
 
 
@@ -58,20 +62,29 @@ def learn(
     algorithm = settings.algorithm
     rollout = shard_rows(trim(completions.rollout), session.mesh)
     judged = _judged(settings, completions, greedy)
-    scored = _scored(settings, programs, state, reference, rollout)
+    scored, saved = _scored(settings, session.mesh, programs, state, reference, rollout)
     batch, controls, metrics = programs.batch(rollout, judged, scored, state.controls)
     state = dataclasses.replace(state, controls=controls)
+    rows_of_parts = _mini_batches(settings, step)
+    parts = [shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh) for rows in rows_of_parts]
 
-    def parts() -> Iterator[TrainBatch]:
-        for rows in _mini_batches(settings, step):
-            yield shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh)
+    def passes(policy: Algorithm | None) -> list[Work]:
+        groups = np.asarray(completions.rollout.prompt_id)
+        return [
+            passes_over(settings, session.mesh, part, groups[rows], policy)
+            for part, rows in zip(parts, rows_of_parts, strict=True)
+        ]
 
     if programs.critic is not None:
-        state, of_critic = _updates(programs.critic.update, state, parts())
+        work = passes(None)
+        state, of_critic = _updates(programs.critic.update, state, parts, work)
         metrics = metrics | of_critic
+        saved["critic"] = _sum(work)
     if step > (algorithm.critic_warmup or 0):
         in_loss = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
-        state, of_policy = _updates(programs.update, state, parts(), reference if in_loss else None)
+        work = passes(algorithm if settings.training.skip_rows else None)
+        state, of_policy = _updates(programs.update, state, parts, work, *([reference] if in_loss else []))
+        saved["update"] = _sum(work)
         controls, of_controls = next_controls(
             algorithm,
             state.controls,
@@ -82,16 +95,55 @@ def learn(
         state = dataclasses.replace(state, controls=controls)
         metrics = metrics | of_policy | of_controls
     means = jax.device_get({name: mean.value for name, mean in metrics.items()})
-    return Lesson(state, {name: float(mean) for name, mean in means.items()}, rollout, judged, scored)
+    means = {name: float(mean) for name, mean in means.items()} | _shares(saved)
+    return Lesson(state, means, rollout, judged, scored)
+
+
+class Work(NamedTuple):
+    """The passes over a part of a step, on the mesh, and what they saved."""
+
+    passes: list[Packing]
+    saved: Saved
+
+
+def passes_over(
+    settings: Settings,
+    mesh: Mesh,
+    batch: Rollout | TrainBatch,
+    groups: np.ndarray,
+    algorithm: Algorithm | None = None,
+) -> Work:
+    """The passes over a batch.
+
+    Args:
+      groups: int [B], of the batch's rows.
+      algorithm: if given, rows in which its policy finds no gradient are left out.
+    """
+    training = settings.training
+    budget = Budget(training.tokens_per_pass, row_devices(mesh), mesh.shape.get("sequence", 1), share=training.pack)
+    passes, saved = pack_batch(batch, groups, budget, algorithm)
+    return Work([shard_rows(part, mesh) for part in passes], saved)
+
+
+def _sum(work: list[Work]) -> Saved:
+    return functools.reduce(operator.add, (part.saved for part in work))
+
+
+def _shares(saved: dict[str, Saved]) -> dict[str, float]:
+    return {f"saved/{name}/{what}": share for name, of in saved.items() for what, share in of.shares().items()}
 
 
 def _updates(
-    update: Update, state: TrainState, parts: Iterator[TrainBatch], *others: Params | None
+    update: PolicyUpdate | CriticUpdate,
+    state: TrainState,
+    parts: list[TrainBatch],
+    work: list[Work],
+    *others: Params | None,
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step for each part, and their metrics together."""
     totals: Metrics = {}
-    for part in parts:
-        state, metrics = update(state, part, *others)
+    for part, of_part in zip(parts, work, strict=True):
+        state, metrics = update(state, part, of_part.passes, *others)
         totals = add_metrics(totals, metrics) if totals else metrics
     return state, totals
 
@@ -111,21 +163,31 @@ def _judged(settings: Settings, completions: Completions, greedy: Completions | 
 
 
 def _scored(
-    settings: Settings, programs: Programs, state: TrainState, reference: Params | None, rollout: Rollout
-) -> Scored:
-    """What the algorithm reads of policy, reference and critic, before any update."""
-    algorithm = settings.algorithm
+    settings: Settings,
+    mesh: Mesh,
+    programs: Programs,
+    state: TrainState,
+    reference: Params | None,
+    rollout: Rollout,
+) -> tuple[Scored, dict[str, Saved]]:
+    """What the algorithm reads of policy, reference and critic, before any update; and what packing saved."""
+    algorithm, critic = settings.algorithm, programs.critic
     from_trainer = algorithm.old_logprobs == "trainer"
     exact_in_reward = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
+    of_policy = from_trainer or exact_in_reward or needs_sum_pi_squared(algorithm)
+    if not of_policy and reference is None and critic is None:
+        return Scored(rollout.sampler_logprobs), {}
+    passes, saved = passes_over(settings, mesh, rollout, to_host(rollout.prompt_id))
     policy = None
-    if from_trainer or exact_in_reward or needs_sum_pi_squared(algorithm):
-        policy = programs.score(state.params, rollout, reference if exact_in_reward else None)
-    return Scored(
+    if of_policy:
+        policy = programs.score(state.params, rollout, passes, reference if exact_in_reward else None)
+    scored = Scored(
         old_logprobs=policy.logprobs if policy is not None and from_trainer else rollout.sampler_logprobs,
         policy=policy,
-        ref_logprobs=None if reference is None else programs.score(reference, rollout, None).logprobs,
-        values=None if programs.critic is None else programs.critic.values(state.critic_params, rollout),
+        ref_logprobs=None if reference is None else programs.score(reference, rollout, passes).logprobs,
+        values=None if critic is None else critic.values(state.critic_params, rollout, passes),
     )
+    return scored, {"score": saved}
 
 
 def _mini_batches(settings: Settings, step: int) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ from jaxrl_llm.sharding import to_host
 from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
-from jaxrl_llm.training.learn import Lesson, learn
+from jaxrl_llm.training.learn import Lesson, learn, passes_over
 from jaxrl_llm.training.log import RunLog
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session, evaluation_problems, open_session, training_problems
@@ -104,7 +104,7 @@ def _train(
         }
         log.speed(step, clock if greedy is None else clock | {"greedy_seconds": baseline - sampled})
         if settings.log.rollouts_every and step % settings.log.rollouts_every == 0:
-            _save_rollout(step, settings, config, programs, lesson)
+            _save_rollout(step, settings, config, session, programs, lesson)
         last = step == settings.steps
         if held_out and (last or step % settings.evaluation.every == 0):
             accuracy = _evaluate(step, session, prepared, held_out, settings, judge, log)
@@ -158,9 +158,12 @@ def _learning_rate(programs: Programs, state: TrainState) -> float:
     return float(np.asarray(programs.learning_rate(steps - 1))) if steps else 0.0
 
 
-def _save_rollout(step: int, settings: Settings, config: dict[str, Any], programs: Programs, lesson: Lesson) -> None:
+def _save_rollout(
+    step: int, settings: Settings, config: dict[str, Any], session: Session, programs: Programs, lesson: Lesson
+) -> None:
     """With the scores of the policy that the step's updates left, which takes one more forward pass."""
-    after = programs.score(lesson.state.params, lesson.rollout, None)
+    work = passes_over(settings, session.mesh, lesson.rollout, to_host(lesson.rollout.prompt_id))
+    after = programs.score(lesson.state.params, lesson.rollout, work.passes)
     arrays = to_host(
         {
             "rollout": lesson.rollout,

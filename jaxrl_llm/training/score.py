@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxrl_llm.core import kl
 from jaxrl_llm.core.logprobs import log_prob_and_entropy, sum_pi_squared
 from jaxrl_llm.sampling.support import Sampling, support_logits
+from jaxrl_llm.sharding import constrain_rows, row_devices
+from jaxrl_llm.training.packing import Packing, plain
 from jaxrl_llm.types import Array, Critic, Model, Params, Rollout, TrainBatch
+
+KEPT_LOGITS = 2**27  # bytes of a pass's logits on one device that are kept for the backward pass
 
 
 class Scores(NamedTuple):
@@ -30,23 +37,37 @@ class Scores(NamedTuple):
     exact_kl: Array | None = None
 
 
-def completion_hidden(apply: Callable[..., Any], params: Params, batch: Rollout | TrainBatch) -> Array:
-    """The hidden states that predict the completion's tokens, [B, T, D]; ``apply`` is of a Model or a Critic.
+class Predictions(NamedTuple):
+    """The hidden states [R, C, D] that predict tokens of completions, those tokens [R, C], and their place, see
+    :class:`~jaxrl_llm.training.packing.Packing`."""
 
-    The row is prompt and completion side by side, [B, Q + T]. Padding between them is a segment of its own, and the
-    completion's positions go on where the prompt ended.
-    """
-    prompt_width, width = batch.prompt_tokens.shape[1], batch.tokens.shape[1]
-    columns = jnp.arange(prompt_width)[None]
-    length = batch.prompt_length[:, None]
-    tokens = jnp.concatenate([batch.prompt_tokens, batch.tokens], axis=1)
-    positions = jnp.concatenate(
-        [jnp.broadcast_to(columns, batch.prompt_tokens.shape), length + jnp.arange(width)[None]], axis=1
-    )
-    segments = jnp.concatenate([columns < length, jnp.ones_like(batch.tokens, bool)], axis=1).astype(jnp.int32)
-    hidden = apply(params, tokens, positions, segments)
-    first = jnp.take_along_axis(hidden, (length - 1)[..., None], axis=1)
-    return jnp.concatenate([first, hidden[:, prompt_width:-1]], axis=1)
+    hidden: Array
+    tokens: Array
+    target: Array
+
+
+def predictions(
+    apply: Callable[..., Any], params: Params, batch: Rollout | TrainBatch, packing: Packing | None = None
+) -> Predictions:
+    """The forward pass; ``apply`` is of a Model or a Critic. Without a packing, a row is a completion, padded."""
+    packing = plain(batch) if packing is None else packing
+    sequences = jnp.concatenate([batch.prompt_tokens, batch.tokens], axis=1).reshape(-1)
+    tokens = jnp.where(packing.source < 0, 0, sequences[packing.source])
+    hidden = apply(params, tokens, packing.positions, packing.segments, packing.prompt, packing.lanes)
+    hidden = jnp.take_along_axis(hidden, packing.column[..., None], axis=1)
+    return Predictions(hidden, jnp.take(batch.tokens.reshape(-1), packing.target, mode="clip"), packing.target)
+
+
+def _put_back(values: Array, target: Array, batch: Rollout | TrainBatch) -> Array:
+    """[B, T] from [R, C]; 0 where nothing was computed, and off the mask."""
+    rows, width = batch.tokens.shape
+    placed = jnp.zeros(rows * width, values.dtype).at[target].set(values, mode="drop")
+    return jnp.where(batch.mask, constrain_rows(placed.reshape(rows, width)), 0.0)
+
+
+def in_pass(batch: Rollout | TrainBatch, packing: Packing) -> Array:
+    """bool [B, T]: tokens of the mask that a pass computes."""
+    return _put_back(jnp.ones(packing.target.shape, jnp.float32), packing.target, batch) > 0
 
 
 def score(
@@ -56,8 +77,10 @@ def score(
     sampling: Sampling,
     *,
     chunk: int,
+    packing: Packing | None = None,
     concentration: bool = False,
     reference: Params | None = None,
+    entropy_gradient: bool = True,
 ) -> Scores:
     """Scores completions under the same distribution that the sampler draws from.
 
@@ -65,25 +88,29 @@ def score(
     over them: the reference's own filters may leave out a token that the policy can choose, and the KL would be
     infinite. Without filters it is the KL over the whole vocabulary.
 
+    The backward pass reads logits that were kept where they are few (KEPT_LOGITS), and computes them again where they
+    are many.
+
     Args:
       model: the policy's functions.
       params: its parameters.
       batch: completions [B, T] and their prompts.
       sampling: temperature and filters, see :func:`support_logits`.
-      chunk: tokens whose logits are held at a time; columns are cut so that rows stay whole on their devices.
+      chunk: tokens on one device that are worked on at a time; columns are cut, so that rows stay on their devices.
+      packing: how they lie in the forward pass, and which of them; scores of the others are 0. None: one a row, all.
       concentration: whether Σ_v π(v)² is wanted.
       reference: parameters of the reference policy where the exact KL is wanted; they have no gradient.
+      entropy_gradient: whether the entropy carries one; it costs a pass over the logits.
     """
-    hidden = [completion_hidden(model.apply, params, batch)]
+    found = [predictions(model.apply, params, batch, packing)]
     if reference is not None:
-        hidden.append(jax.lax.stop_gradient(completion_hidden(model.apply, reference, batch)))
-    rows, width, _ = hidden[0].shape
-    columns = min(width, max(1, chunk // rows))
-    chunks = -(-width // columns)
+        found.append(jax.lax.stop_gradient(predictions(model.apply, reference, batch, packing)))
 
     def score_columns(hidden: list[Array], tokens: Array) -> Scores:
-        logits = support_logits(model.unembed(params, hidden[0]), sampling, tokens)
-        scores = Scores(*log_prob_and_entropy(logits, tokens))
+        logits = checkpoint_name(model.unembed(params, hidden[0]), "logits")
+        logits = support_logits(logits, sampling, tokens)
+        logprobs, entropy = log_prob_and_entropy(logits, tokens)
+        scores = Scores(logprobs, entropy if entropy_gradient else jax.lax.stop_gradient(entropy))
         if concentration:
             scores = scores._replace(sum_pi_squared=sum_pi_squared(logits))
         if reference is not None:
@@ -91,18 +118,39 @@ def score(
             scores = scores._replace(exact_kl=_exact_kl(logits, jax.lax.stop_gradient(of_reference)))
         return scores
 
+    hidden, width = [part.hidden for part in found], found[0].tokens.shape[1]
+    rows = len(found[0].tokens) // _row_ways()  # on one device
+    columns = min(width, max(1, chunk // max(1, rows)))
+    logits = jax.eval_shape(model.unembed, params, hidden[0]).shape[-1] * rows * width
+    policy = None
+    if columns == width or logits * 4 <= KEPT_LOGITS:
+        policy = jax.checkpoint_policies.save_only_these_names("logits")
+    scores = _by_columns(jax.checkpoint(score_columns, policy=policy), hidden, found[0].tokens, columns)
+    return jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
+
+
+def _row_ways() -> int:
+    """Devices that rows are split over, of the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else row_devices(mesh)
+
+
+def _by_columns(
+    score_columns: Callable[[list[Array], Array], Scores], hidden: list[Array], tokens: Array, columns: int
+) -> Scores:
+    """Scores [R, C], computed from ``columns`` of them at a time."""
+    rows, width = tokens.shape
+    chunks = -(-width // columns)
     if chunks == 1:
-        scores = score_columns(hidden, batch.tokens)
-    else:
+        return score_columns(hidden, tokens)
 
-        def cut(x: Array) -> Array:
-            x = jnp.pad(x, ((0, 0), (0, chunks * columns - width)) + ((0, 0),) * (x.ndim - 2))
-            return x.reshape(rows, chunks, columns, *x.shape[2:]).swapaxes(0, 1)
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, chunks * columns - width)) + ((0, 0),) * (x.ndim - 2))
+        return x.reshape(rows, chunks, columns, *x.shape[2:]).swapaxes(0, 1)
 
-        parts = jax.tree.map(cut, (hidden, batch.tokens))
-        scores = jax.lax.map(lambda xs: jax.checkpoint(score_columns)(*xs), parts)
-        scores = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, -1)[:, :width], scores)
-    return jax.tree.map(lambda x: jnp.where(batch.mask, x, 0.0), scores)
+    parts = jax.tree.map(cut, (hidden, tokens))
+    scores = jax.lax.map(lambda xs: score_columns(*xs), parts)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, -1)[:, :width], scores)
 
 
 def _exact_kl(logits: Array, of_reference: Array) -> Array:
@@ -111,7 +159,69 @@ def _exact_kl(logits: Array, of_reference: Array) -> Array:
     return kl.exact(jax.nn.log_softmax(logits), jax.nn.log_softmax(of_reference))
 
 
-def score_values(critic: Critic, params: Params, batch: Rollout | TrainBatch) -> Array:
-    """V of the state in which each token is chosen, float32 [B, T]; 0 where the mask is False."""
-    values = critic.value(params, completion_hidden(critic.apply, params, batch))
-    return jnp.where(batch.mask, values, 0.0)
+def score_values(critic: Critic, params: Params, batch: Rollout | TrainBatch, packing: Packing | None = None) -> Array:
+    """V of the state in which each token is chosen, float32 [B, T]; 0 off the mask and where nothing is computed."""
+    found = predictions(critic.apply, params, batch, packing)
+    return _put_back(critic.value(params, found.hidden), found.target, batch)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(first: Any, second: Any) -> Any:
+    return jax.tree.map(jnp.add, first, second)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """(params, batch, passes, reference or None) -> scores of all rows that the passes compute, without gradient.
+
+    With the parameters of a reference, the exact KL to it is among them; ``concentration`` adds Σ_v π(v)².
+    """
+
+    model: Model
+    sampling: Sampling
+    chunk: int
+    concentration: bool = False
+    jit: Callable[..., Any] = jax.jit
+
+    def __call__(
+        self,
+        params: Params,
+        batch: Rollout | TrainBatch,
+        passes: Sequence[Packing],
+        reference: Params | None = None,
+    ) -> Scores:
+        return functools.reduce(_add, (self.program(params, batch, packing, reference) for packing in passes))
+
+    @functools.cached_property
+    def program(self) -> Callable[..., Scores]:
+        """(params, batch, packing, reference or None) -> scores of a pass; of the other rows 0."""
+
+        def scorer(params: Params, batch: Rollout | TrainBatch, packing: Packing, reference: Params | None) -> Scores:
+            return score(
+                self.model,
+                params,
+                batch,
+                self.sampling,
+                chunk=self.chunk,
+                packing=packing,
+                concentration=self.concentration,
+                reference=reference,
+            )
+
+        return self.jit(scorer)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueScorer:
+    """(params of the critic, batch, passes) -> values float32 [B, T], without gradient."""
+
+    critic: Critic
+    jit: Callable[..., Any] = jax.jit
+
+    def __call__(self, params: Params, batch: Rollout | TrainBatch, passes: Sequence[Packing]) -> Array:
+        return functools.reduce(_add, (self.program(params, batch, packing) for packing in passes))
+
+    @functools.cached_property
+    def program(self) -> Callable[..., Array]:
+        """(params, batch, packing) -> values of a pass; of the other rows 0."""
+        return self.jit(functools.partial(score_values, self.critic))

@@ -21,7 +21,9 @@ from jaxrl_llm.training.optimizer import OptimizerSettings
 class TrainingSettings:
     epochs: int
     mini_batches: int
-    micro_batch: int
+    tokens_per_pass: int
+    pack: bool
+    skip_rows: bool
     score_chunk: int
 
 

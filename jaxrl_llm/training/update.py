@@ -1,13 +1,14 @@
-"""One optimizer step, of a policy and of a critic, in micro-batches whose gradients are summed.
+"""One optimizer step, of a policy and of a critic, in passes whose gradients are summed.
 
-A loss is Σ weights · token loss with weights of the whole step, so the number of micro-batches changes the order of a
-sum and nothing else.
+A loss is Σ weights · token loss with weights of the whole step, so how its rows are cut into passes changes the order
+of a sum and nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,123 +17,213 @@ import optax
 
 from jaxrl_llm.algorithm import Algorithm, choose_tokens, needs_choice, needs_exact_kl, policy_loss, value_loss
 from jaxrl_llm.sampling.support import Sampling
-from jaxrl_llm.training.score import Scores, score, score_values
-from jaxrl_llm.types import Array, Critic, Mean, Metrics, Model, Params, TrainBatch, TrainState
+from jaxrl_llm.training.packing import Packing
+from jaxrl_llm.training.score import Scorer, in_pass, score, score_values
+from jaxrl_llm.types import Array, Choice, Controls, Critic, Mean, Metrics, Model, Params, TrainBatch, TrainState
 
-Gradients = Callable[[Params, TrainBatch], tuple[Params, Metrics]]  # of the loss of these rows
-Update = Callable[..., tuple[TrainState, Metrics]]
+Jit = Callable[..., Any]  # jax.jit, or one with settings of its own
+LossOf = Callable[..., tuple[Array, Metrics]]  # (params, batch, packing, *others) -> loss, metrics
 
 
+@jax.jit
 def add_metrics(first: Metrics, second: Metrics) -> Metrics:
     return {name: first[name] + second[name] for name in first}
 
 
-def split_rows(tree: Any, parts: int) -> Any:
-    """Every array [B, ...] as [M, B / M, ...]; part m takes rows m, m + M, …: each spans all devices of the rows."""
-    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """(params, batch, passes, *others) -> gradients of a loss, and its metrics with the loss itself under ``name``.
+
+    A step of one pass holds its gradients once; one of several, the sum beside those of a pass.
+    """
+
+    loss_of: LossOf
+    name: str
+    jit: Jit = jax.jit
+
+    def __call__(
+        self, params: Params, batch: TrainBatch, passes: Sequence[Packing], *others: Any
+    ) -> tuple[Params, Metrics]:
+        shardings = shardings_of(params)
+        sums = None if len(passes) == 1 else _zeros(params, shardings)
+        totals: Metrics = {}
+        for packing in passes:
+            sums, metrics = self.program(sums, params, batch, packing, shardings, *others)
+            totals = add_metrics(totals, metrics) if totals else metrics
+        assert sums is not None
+        # the loss counts once a step, however many parts it was summed from; so does the norm of the gradient
+        totals[self.name] = Mean(totals[self.name].total, jnp.ones(()))
+        return sums, totals
+
+    @functools.cached_property
+    def program(self) -> Callable[..., tuple[Params, Metrics]]:
+        """(sums or None, params, batch, packing, shardings, *others) -> sums with a pass's gradients, its metrics.
+
+        The sums are donated.
+        """
+
+        def gradients(
+            sums: Params | None, params: Params, batch: TrainBatch, packing: Packing, shardings: Any, *others: Any
+        ) -> tuple[Params, Metrics]:
+            def loss_of(params: Params) -> tuple[Array, Metrics]:
+                part = dataclasses.replace(batch, mask=in_pass(batch, packing))
+                return self.loss_of(params, part, packing, *others)
+
+            (loss, metrics), found = jax.value_and_grad(loss_of, has_aux=True)(params)
+            if sums is not None:
+                found = jax.tree.map(jnp.add, sums, found)
+            return _placed(found, shardings), metrics | {self.name: Mean(loss, jnp.zeros(()))}
+
+        return self.jit(gradients, donate_argnums=0, static_argnums=4)
 
 
-def map_rows(function: Callable[[Any], Any], tree: Any, parts: int) -> Any:
-    """``function`` of all rows, computed part after part; its results [B / M, ...] come back in the order of rows."""
-    if parts == 1:
-        return function(tree)
-    results = jax.lax.map(function, split_rows(tree, parts))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), results)
+def shardings_of(params: Params) -> tuple[Any, ...] | None:
+    """Where parameters lie on the mesh that is set; None without one."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    return tuple(x.sharding for x in jax.tree.leaves(params))
 
 
-def _summed(gradients_of: Gradients, params: Params, batch: TrainBatch, parts: int) -> tuple[Params, Metrics]:
-    if parts == 1:
-        return gradients_of(params, batch)
-    split = split_rows(batch, parts)
-    first = jax.eval_shape(gradients_of, params, jax.tree.map(lambda x: x[0], split))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-
-    def add(sums: tuple[Params, Metrics], part: TrainBatch) -> tuple[tuple[Params, Metrics], None]:
-        return jax.tree.map(jnp.add, sums, gradients_of(params, part)), None
-
-    return jax.lax.scan(add, zeros, split)[0]
+def _placed(tree: Params, shardings: tuple[Any, ...] | None) -> Params:
+    if shardings is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    placed = [jax.lax.with_sharding_constraint(x, s) for x, s in zip(leaves, shardings, strict=True)]
+    return jax.tree.unflatten(structure, placed)
 
 
-def _gradients(loss_of: Callable[[Params, TrainBatch], tuple[Array, Metrics]], name: str) -> Gradients:
-    """The gradients of a loss, and its metrics with the loss itself under ``name``."""
-
-    def gradients_of(params: Params, batch: TrainBatch) -> tuple[Params, Metrics]:
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, batch)
-        return gradients, metrics | {name: Mean(loss, jnp.zeros(()))}
-
-    return gradients_of
+@functools.partial(jax.jit, static_argnums=1)
+def _zeros(params: Params, shardings: tuple[Any, ...] | None) -> Params:
+    return _placed(jax.tree.map(jnp.zeros_like, params), shardings)
 
 
-def _of_step(metrics: Metrics, name: str, gradients: Params, norm: str) -> Metrics:
-    """The loss counts once a step, however many parts it was summed from; so does the norm of the gradient."""
-    once = jnp.ones(())
-    return metrics | {name: Mean(metrics[name].total, once), norm: Mean(optax.tree.norm(gradients), once)}
+def _apply(
+    optimizer: optax.GradientTransformation, gradients: Params, opt_state: Any, params: Params
+) -> tuple[Params, Any, Mean]:
+    """Parameters and optimizer after a step, and the norm of the gradient."""
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    norm = Mean(optax.tree.norm(gradients), jnp.ones(()))
+    return optax.apply_updates(params, updates), opt_state, norm  # type: ignore[return-value]
 
 
-def make_update(
-    model: Model,
-    algorithm: Algorithm,
-    sampling: Sampling,
-    optimizer: optax.GradientTransformation,
-    *,
-    micro_batches: int,
-    chunk: int,
-) -> Update:
-    """(state, batch, reference or None) -> the state after a step of the policy, and metrics; the state is donated.
+@dataclasses.dataclass(frozen=True)
+class PolicyUpdate:
+    """(state, batch, passes, reference or None) -> the state after a step of the policy, and metrics.
+
+    The state is donated. Metrics are of the tokens that the passes compute.
 
     Tokens that are chosen by comparing all tokens of the step are chosen once: from the forward pass of the gradient
-    where there is one micro-batch, from a forward pass before it where there are several.
+    where there is one pass, from a forward pass before it where there are several.
 
     The parameters of the reference are needed where the exact KL stands in the loss, and not read elsewhere.
     """
-    exact = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
 
-    def scores_of(params: Params, batch: TrainBatch, reference: Params | None = None) -> Scores:
-        return score(model, params, batch, sampling, chunk=chunk, reference=reference)
+    model: Model
+    algorithm: Algorithm
+    sampling: Sampling
+    optimizer: optax.GradientTransformation
+    chunk: int
+    jit: Jit = jax.jit
 
-    def update(state: TrainState, batch: TrainBatch, reference: Params | None = None) -> tuple[TrainState, Metrics]:
-        if exact and reference is None:
+    def __call__(
+        self, state: TrainState, batch: TrainBatch, passes: Sequence[Packing], reference: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
+        if self._exact and reference is None:
             raise ValueError("algorithm.kl_estimator = 'exact' but reference is None: expected its parameters")
+        if needs_choice(self.algorithm) and len(passes) > 1:
+            scores = self.scorer(state.params, batch, passes)
+            batch = dataclasses.replace(batch, choice=self.choose(state.step, scores.logprobs, scores.entropy, batch))
+        others = (state.step, state.controls, reference if self._exact else None)
+        gradients, metrics = self.gradients(state.params, batch, passes, *others)
+        state, norm = self.apply(state, gradients)
+        return state, metrics | {"gradient_norm": norm}
 
-        def with_choice(batch: TrainBatch, scores: Scores) -> TrainBatch:
-            choice = choose_tokens(algorithm, scores.logprobs, scores.entropy, batch, step=state.step)
-            return dataclasses.replace(batch, choice=choice)
+    @property
+    def _exact(self) -> bool:
+        return needs_exact_kl(self.algorithm) and self.algorithm.kl_placement == "loss"
 
-        def loss_of(params: Params, batch: TrainBatch) -> tuple[Array, Metrics]:
-            scores = scores_of(params, batch, reference if exact else None)
-            if needs_choice(algorithm) and batch.choice is None:
-                batch = with_choice(batch, scores)
-            return policy_loss(
-                algorithm, scores.logprobs, scores.entropy, batch, controls=state.controls, exact_kl=scores.exact_kl
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.model, self.sampling, chunk=self.chunk, jit=self.jit)
+
+    @functools.cached_property
+    def choose(self) -> Callable[..., Choice]:
+        def choose(step: Array, logprobs: Array, entropy: Array, batch: TrainBatch) -> Choice:
+            return choose_tokens(self.algorithm, logprobs, entropy, batch, step=step)
+
+        return self.jit(choose)
+
+    @functools.cached_property
+    def gradients(self) -> Gradients:
+        a = self.algorithm
+        needs_entropy = a.entropy_coefficient != 0 or a.entropy_target is not None
+
+        def loss_of(
+            params: Params,
+            batch: TrainBatch,
+            packing: Packing,
+            step: Array,
+            controls: Controls,
+            reference: Params | None,
+        ) -> tuple[Array, Metrics]:
+            scores = score(
+                self.model,
+                params,
+                batch,
+                self.sampling,
+                chunk=self.chunk,
+                packing=packing,
+                reference=reference,
+                entropy_gradient=needs_entropy,
             )
+            if needs_choice(a) and batch.choice is None:
+                choice = choose_tokens(a, scores.logprobs, scores.entropy, batch, step=step)
+                batch = dataclasses.replace(batch, choice=choice)
+            return policy_loss(a, scores.logprobs, scores.entropy, batch, controls=controls, exact_kl=scores.exact_kl)
 
-        if needs_choice(algorithm) and micro_batches > 1:
-            batch = with_choice(batch, map_rows(lambda part: scores_of(state.params, part), batch, micro_batches))
-        gradients, metrics = _summed(_gradients(loss_of, "loss"), state.params, batch, micro_batches)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-        return new, _of_step(metrics, "loss", gradients, "gradient_norm")
+        return Gradients(loss_of, "loss", self.jit)
 
-    return jax.jit(update, donate_argnums=0)
+    @functools.cached_property
+    def apply(self) -> Callable[[TrainState, Params], tuple[TrainState, Mean]]:
+        """(state, gradients) -> the state after the step, the norm of the gradient. The state is donated."""
+
+        def apply(state: TrainState, gradients: Params) -> tuple[TrainState, Mean]:
+            params, opt_state, norm = _apply(self.optimizer, gradients, state.opt_state, state.params)
+            return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), norm
+
+        return self.jit(apply, donate_argnums=0)
 
 
-def make_critic_update(
-    critic: Critic, algorithm: Algorithm, optimizer: optax.GradientTransformation, *, micro_batches: int
-) -> Update:
-    """(state, batch) -> the state after a step of the critic, and metrics; nothing of the policy changes.
+@dataclasses.dataclass(frozen=True)
+class CriticUpdate:
+    """(state, batch, passes) -> the state after a step of the critic, and metrics; nothing of the policy changes.
 
     The state is donated.
     """
 
-    def loss_of(params: Params, batch: TrainBatch) -> tuple[Array, Metrics]:
-        return value_loss(algorithm, score_values(critic, params, batch), batch)
+    critic: Critic
+    algorithm: Algorithm
+    optimizer: optax.GradientTransformation
+    jit: Jit = jax.jit
 
-    def update(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        gradients, metrics = _summed(_gradients(loss_of, "value_loss"), state.critic_params, batch, micro_batches)
-        updates, opt_state = optimizer.update(gradients, state.critic_opt_state, state.critic_params)
-        params = optax.apply_updates(state.critic_params, updates)
-        new = dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state)
-        return new, _of_step(metrics, "value_loss", gradients, "critic_gradient_norm")
+    def __call__(self, state: TrainState, batch: TrainBatch, passes: Sequence[Packing]) -> tuple[TrainState, Metrics]:
+        gradients, metrics = self.gradients(state.critic_params, batch, passes)
+        state, norm = self.apply(state, gradients)
+        return state, metrics | {"critic_gradient_norm": norm}
 
-    return jax.jit(update, donate_argnums=0)
+    @functools.cached_property
+    def gradients(self) -> Gradients:
+        def loss_of(params: Params, batch: TrainBatch, packing: Packing) -> tuple[Array, Metrics]:
+            return value_loss(self.algorithm, score_values(self.critic, params, batch, packing), batch)
+
+        return Gradients(loss_of, "value_loss", self.jit)
+
+    @functools.cached_property
+    def apply(self) -> Callable[[TrainState, Params], tuple[TrainState, Mean]]:
+        """(state, gradients) -> the state after the step, the norm of the gradient. The state is donated."""
+
+        def apply(state: TrainState, gradients: Params) -> tuple[TrainState, Mean]:
+            params, opt_state, norm = _apply(self.optimizer, gradients, state.critic_opt_state, state.critic_params)
+            return dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state), norm
+
+        return self.jit(apply, donate_argnums=0)

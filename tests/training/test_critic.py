@@ -14,12 +14,14 @@ from jaxrl_llm.core.diagnostics import explained_variance
 from jaxrl_llm.models import value_head
 from jaxrl_llm.models import weights as weight_tables
 from jaxrl_llm.sharding import MeshSettings, make_mesh
-from jaxrl_llm.training.score import completion_hidden, score_values
+from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.packing import pack_batch
+from jaxrl_llm.training.score import predictions, score_values
 from jaxrl_llm.training.step import init_state
-from jaxrl_llm.training.update import make_critic_update
+from jaxrl_llm.training.update import CriticUpdate
 from jaxrl_llm.types import Rollout
 from tests import policies
-from tests.compilation import compiled_quickly, quick_jit
+from tests.compilation import quick_jit
 from tests.policies import CONFIG, LENGTHS, MODEL, PROMPTS, VOCABULARY
 
 CRITIC = value_head.functions(CONFIG)
@@ -74,8 +76,8 @@ def test_a_new_critic_has_the_policys_trunk_in_memory_of_its_own_and_values_ever
 
 def test_the_critics_hidden_states_are_the_policys_at_the_start():
     weights = policies.params()
-    of_critic = quick_jit(lambda params: completion_hidden(CRITIC.apply, params, ROLLOUT))(CRITIC.init(weights))
-    of_policy = quick_jit(lambda params: completion_hidden(MODEL.apply, params, ROLLOUT))(weights)
+    of_critic = quick_jit(lambda params: predictions(CRITIC.apply, params, ROLLOUT).hidden)(CRITIC.init(weights))
+    of_policy = quick_jit(lambda params: predictions(MODEL.apply, params, ROLLOUT).hidden)(weights)
     np.testing.assert_allclose(of_critic, of_policy, atol=1e-6)
 
 
@@ -109,12 +111,13 @@ def test_a_critic_learns_which_prompts_are_worth_something():
     rewards = np.repeat(np.array([1, 0, 1, 0], np.float32), 2)
     optimizer = optax.adam(3e-3)
     state = init_state(policies.params(), optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer)
-    update = compiled_quickly(make_critic_update(CRITIC, algorithm, optimizer, micro_batches=2))
+    update = CriticUpdate(CRITIC, algorithm, optimizer, jit=quick_jit)
     values = values_of()(state.critic_params, ROLLOUT)
     batch, first = policies.batch(algorithm, ROLLOUT, rewards, values=values)
+    passes, _ = pack_batch(batch, np.asarray(ROLLOUT.prompt_id), Budget(40))
     errors = []
     for _ in range(40):
-        state, metrics = update(state, batch)
+        state, metrics = update(state, batch, passes)
         errors.append(float(metrics["value_error"].value))
     _, last = policies.batch(algorithm, ROLLOUT, rewards, values=values_of()(state.critic_params, ROLLOUT))
     assert errors[0] == pytest.approx(float(np.mean(np.square(np.asarray(batch.returns)[ROLLOUT.mask]))), rel=1e-5)

@@ -35,7 +35,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "exact KL in the loss": (
         "lite_ppo",
         {"kl_placement": "loss", "kl_estimator": "exact", "kl_coefficient": 0.1, "sampling.top_p": 0.9}
-        | {"training.micro_batch": 4, "training.score_chunk": 32},
+        | {"training.tokens_per_pass": 64, "training.score_chunk": 32},
         ("effect/kl_placement", "kl_ref"),
     ),
     "exact KL in the reward": (
@@ -52,7 +52,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "chosen tokens": (
         "lite_ppo",
         {"surrogate": "clip_cov", "cov_low": 0.0, "cov_high": 9.0, "cov_share": 0.2, "top_entropy_share": 0.5}
-        | {"training.micro_batch": 4},
+        | {"training.tokens_per_pass": 64},
         ("effect/cov_share", "effect/top_entropy_share"),
     ),
     "resampled groups": (

@@ -1,4 +1,4 @@
-"""One optimizer step: the same whatever the micro-batch and the mesh, and on-policy at the start."""
+"""One optimizer step: the same however rows are packed and on every mesh, and on-policy at the start."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from jaxrl_llm.models import weights as weight_tables
 from jaxrl_llm.models.decoder import prepared_shardings
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
-from jaxrl_llm.sharding import MeshSettings, make_mesh, shard_rows
+from jaxrl_llm.sharding import MeshSettings, make_mesh, row_devices, shard_rows, to_host
 from jaxrl_llm.training.batch import make_slicer
-from jaxrl_llm.training.step import init_state, make_scorer
-from jaxrl_llm.training.update import make_update
+from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.packing import pack_batch
+from jaxrl_llm.training.score import Scorer
+from jaxrl_llm.training.step import init_state
+from jaxrl_llm.training.update import PolicyUpdate
 from tests import policies
-from tests.compilation import compiled_quickly
+from tests.compilation import quick_jit
 from tests.policies import CONFIG, IDS, LENGTHS, MODEL, PAD, PLAIN, PROMPTS, SAMPLES, STOPS
 
 ROWS = len(PROMPTS) * SAMPLES
@@ -34,24 +37,34 @@ def rollout():
     return jax.device_get(policies.sample(policies.params()))
 
 
+PADDED = Budget(0, share=False)  # one pass, a row a completion
+PACKED = Budget(100)
+
+
+def passes_of(batch, budget, groups=None):
+    return pack_batch(batch, rollout().prompt_id if groups is None else groups, budget)[0]
+
+
+def scored(params, budget=PADDED):
+    return Scorer(MODEL, PLAIN, 10_000, jit=quick_jit)(params, rollout(), passes_of(rollout(), budget))
+
+
 @functools.cache
 def reference_logprobs():
-    return compiled_quickly(make_scorer(MODEL, PLAIN, micro_batches=2, chunk=64))(
-        policies.params(1), rollout(), None
-    ).logprobs
+    return scored(policies.params(1)).logprobs
 
 
 @functools.cache
-def one_step(algorithm, *, micro_batches=1, chunk=10_000, shuffled=False):
+def one_step(algorithm, budget=PADDED, *, chunk=10_000, shuffled=False):
     """The gradients of a step, and its metrics."""
     taken, start = rollout(), policies.params()
     ref = reference_logprobs() if needs_reference(algorithm) else None
     batch, metrics = policies.batch(algorithm, taken, REWARDS, ref_logprobs=ref)
-    if shuffled:
-        order = np.random.default_rng(0).permutation(ROWS)
-        batch = jax.tree.map(lambda x: x[order], batch)
-    update = make_update(MODEL, algorithm, PLAIN, OPTIMIZER, micro_batches=micro_batches, chunk=chunk)
-    state, of_update = compiled_quickly(update)(init_state(policies.params(), OPTIMIZER, algorithm), batch)
+    order = np.random.default_rng(0).permutation(ROWS) if shuffled else np.arange(ROWS)
+    batch = jax.tree.map(lambda x: x[order], batch)
+    update = PolicyUpdate(MODEL, algorithm, PLAIN, OPTIMIZER, chunk, jit=quick_jit)
+    passes = passes_of(batch, budget, taken.prompt_id[order])
+    state, of_update = update(init_state(policies.params(), OPTIMIZER, algorithm), batch, passes)
     return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, state.params), metrics | of_update
 
 
@@ -71,10 +84,10 @@ RECIPES = ["lite_ppo", "grpo"]  # without and with a reference; tests/training/t
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_micro_batches_and_chunks_change_neither_loss_nor_update(recipe):
+def test_packing_and_chunks_change_neither_loss_nor_update(recipe):
     algorithm = policies.algorithm(recipe)
     whole, metrics = one_step(algorithm)
-    parts, of_parts = one_step(algorithm, micro_batches=4, chunk=24)
+    parts, of_parts = one_step(algorithm, PACKED, chunk=24)
     assert_same(parts, whole, relative=GRADIENT)
     for name, mean in metrics.items():
         relative = GRADIENT if name == "gradient_norm" else 0  # a norm is known as well as the gradients it is of
@@ -85,6 +98,12 @@ def test_the_order_of_rows_changes_nothing():
     whole, _ = one_step(policies.algorithm())
     shuffled, _ = one_step(policies.algorithm(), shuffled=True)
     assert_same(shuffled, whole, relative=GRADIENT)
+
+
+def test_packed_sequences_have_the_scores_of_sequences_one_a_row():
+    for params in (policies.params(), policies.params(1)):
+        for packed, alone in zip(scored(params, PACKED)[:2], scored(params)[:2], strict=True):
+            np.testing.assert_allclose(packed, alone, atol=2e-5)  # float32, of logits of order 10
 
 
 def test_on_policy_the_ratio_is_1_nothing_is_clipped_and_the_sampler_agrees():
@@ -108,10 +127,9 @@ def test_a_stop_token_has_a_gradient():
     batch, _ = policies.batch(algorithm, taken, np.ones(ROWS, np.float32))
     batch = dataclasses.replace(batch, advantages=jnp.where(last, 1.0, 0.0))
     small = optax.sgd(1e-4)  # the policy is steep: a long step overshoots
-    update = make_update(MODEL, algorithm, PLAIN, small, micro_batches=1, chunk=10_000)
-    state, _ = compiled_quickly(update)(init_state(policies.params(), small, algorithm), batch)
-    scorer = compiled_quickly(make_scorer(MODEL, PLAIN, micro_batches=1, chunk=10_000))
-    before, after = (scorer(params, taken, None).logprobs for params in (policies.params(), state.params))
+    update = PolicyUpdate(MODEL, algorithm, PLAIN, small, 10_000, jit=quick_jit)
+    state, _ = update(init_state(policies.params(), small, algorithm), batch, passes_of(batch, PACKED))
+    before, after = (scored(params).logprobs for params in (policies.params(), state.params))
     assert last.any() and float(jnp.sum((after - before) * last)) > 1e-4
 
 
@@ -136,8 +154,7 @@ def trained_on(mesh_sizes: tuple[int, int, int]):
     with jax.set_mesh(mesh):
         weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
         prepare = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))
-        update = make_update(MODEL, algorithm, PLAIN, optimizer, micro_batches=2, chunk=64)
-        update = compiled_quickly(update)
+        update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64, jit=quick_jit)
         state = init_state(weights, optimizer, algorithm)
         texts, losses = [], []
         for step in range(2):
@@ -153,7 +170,8 @@ def trained_on(mesh_sizes: tuple[int, int, int]):
             )
             taken = shard_rows(jax.device_get(taken), mesh)
             batch, _ = policies.batch(algorithm, taken, REWARDS)
-            state, metrics = update(state, batch)
+            passes = pack_batch(batch, to_host(taken.prompt_id), Budget(200, row_devices(mesh)))[0]
+            state, metrics = update(state, batch, [shard_rows(part, mesh) for part in passes])
             texts.append(np.asarray(taken.tokens))
             losses.append(float(metrics["loss"].value))
     return texts, losses, jax.device_get(state.params)

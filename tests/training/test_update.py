@@ -1,4 +1,4 @@
-"""An optimizer step of every recipe: the same in one pass and in micro-batches; tokens are chosen once for the step.
+"""An optimizer step of every recipe: the same however its rows are packed; tokens are chosen once for the step.
 
 The policy is a table: the logits of a token depend on the token before it alone. It compiles in no time, and what is
 tested here does not look inside of a model.
@@ -14,14 +14,27 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl_llm.algorithm import Algorithm, needs_critic, needs_exact_kl, needs_greedy, needs_reference
+from jaxrl_llm.algorithm import (
+    Algorithm,
+    choose_tokens,
+    initial_controls,
+    needs_choice,
+    needs_critic,
+    needs_exact_kl,
+    needs_greedy,
+    needs_reference,
+    policy_loss,
+    rows_with_gradient,
+)
 from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.packing import Packing, Saved, pack_batch
 from jaxrl_llm.training.score import Scores, score
 from jaxrl_llm.training.step import init_state
-from jaxrl_llm.training.update import make_critic_update, make_update
+from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate
 from jaxrl_llm.types import Critic, Model, Rollout
 from tests import policies
-from tests.compilation import compiled_quickly
+from tests.compilation import quick_jit
 from tests.policies import CONFIGS
 
 VOCABULARY, WIDTH, ROWS, TOKENS = 12, 6, 16, 7
@@ -34,7 +47,7 @@ def table(seed: int = 0) -> dict:
     return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
-def hidden_of(params, tokens, positions, segments):
+def hidden_of(params, tokens, positions, segments, prompt, lanes):
     return params["table"][tokens] + 0.01 * positions[..., None]
 
 
@@ -87,17 +100,27 @@ def batch_of(algorithm: Algorithm):
     return policies.batch(algorithm, ROLLOUT, REWARDS, greedy_rewards=greedy, **given)[0]
 
 
-def stepped(algorithm: Algorithm, *, micro_batches: int, chunk: int):
+PADDED = Budget(0, share=False)  # one pass, a row a completion
+PACKED = Budget(24)
+SMALL = Budget(20, devices=2, share=False)  # eight passes of two rows
+
+
+def passes_of(batch, budget: Budget, algorithm: Algorithm | None = None) -> tuple[list[Packing], Saved]:
+    """All rows, or those in which the policy of ``algorithm`` finds a gradient."""
+    return pack_batch(batch, ROLLOUT.prompt_id, budget, algorithm)  # type: ignore[arg-type]
+
+
+def stepped(algorithm: Algorithm, budget: Budget, *, chunk: int = 10_000, skip: bool = False):
     """(parameters after a step of size 1, metrics); of the critic too where there is one."""
     optimizer, batch = optax.sgd(1.0), batch_of(algorithm)
     critic = {"critic": CRITIC, "critic_optimizer": optimizer} if needs_critic(algorithm) else {}
     state = init_state(table(), optimizer, algorithm, **critic)
-    update = make_update(MODEL, algorithm, FILTERED, optimizer, micro_batches=micro_batches, chunk=chunk)
+    update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, chunk, jit=quick_jit)
     reference = table(7) if needs_exact_kl(algorithm) else None
-    state, metrics = compiled_quickly(update)(state, batch, reference)
+    state, metrics = update(state, batch, passes_of(batch, budget, algorithm if skip else None)[0], reference)
     if critic:
-        of_critic = make_critic_update(CRITIC, algorithm, optimizer, micro_batches=micro_batches)
-        state, more = compiled_quickly(of_critic)(state, batch)
+        of_critic = CriticUpdate(CRITIC, algorithm, optimizer, jit=quick_jit)
+        state, more = of_critic(state, batch, passes_of(batch, budget)[0])
         metrics = metrics | more
     return (state.params, state.critic_params), metrics
 
@@ -122,17 +145,75 @@ CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in RECIPES} | {
 }
 
 
+def assert_same_step(got, wanted):
+    for leaf, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(leaf, other, atol=2e-6)  # float32 sums of a few hundred numbers of order 0.1
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_micro_batches_change_neither_loss_nor_update(name):
+def test_packing_passes_and_skipped_rows_change_neither_loss_nor_update(name):
     recipe, changes = CASES[name]
     algorithm = policies.algorithm(recipe, **changes)
-    whole, metrics = stepped(algorithm, micro_batches=1, chunk=10_000)
-    parts, of_parts = stepped(algorithm, micro_batches=4, chunk=8)
-    for leaf, wanted in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(leaf, wanted, atol=2e-6)  # float32 sums of a few hundred numbers of order 0.1
-    assert metrics.keys() == of_parts.keys()
+    whole, metrics = stepped(algorithm, PADDED)
+    packed, of_packed = stepped(algorithm, PACKED, chunk=8)
+    skipped, of_skipped = stepped(algorithm, PACKED, skip=True)
+    assert_same_step(packed, whole)
+    assert_same_step(skipped, whole)
+    assert metrics.keys() == of_packed.keys() == of_skipped.keys()
     for key, mean in metrics.items():
-        np.testing.assert_allclose(of_parts[key].value, mean.value, rtol=1e-6, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(of_packed[key].value, mean.value, rtol=1e-6, atol=1e-6, err_msg=key)
+    np.testing.assert_allclose(of_skipped["loss"].value, metrics["loss"].value, rtol=1e-6, atol=1e-6)
+
+
+def gradient_by_row(algorithm: Algorithm) -> np.ndarray:
+    """float [B]: the largest gradient of the loss by a log-probability, an entropy or an exact KL of the row."""
+    batch, rng = batch_of(algorithm), np.random.default_rng(4)
+    shape = batch.mask.shape
+    logprobs, entropy, kl = (jnp.asarray(rng.normal(size=shape) - 1, jnp.float32) for _ in range(3))
+    if needs_choice(algorithm):
+        batch = dataclasses.replace(batch, choice=choose_tokens(algorithm, logprobs, entropy, batch))
+
+    def loss(logprobs, entropy, kl):
+        exact = kl if needs_exact_kl(algorithm) else None
+        return policy_loss(algorithm, logprobs, entropy, batch, controls=initial_controls(algorithm), exact_kl=exact)[0]
+
+    found = jax.grad(loss, argnums=(0, 1, 2))(logprobs, entropy, kl)
+    return np.max([np.abs(x).max(axis=1) for x in found], axis=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_row_that_is_skipped_has_no_gradient(name):
+    recipe, changes = CASES[name]
+    algorithm = policies.algorithm(recipe, **changes)
+    kept = np.asarray(rows_with_gradient(algorithm, batch_of(algorithm)))
+    assert kept.any()
+    assert (gradient_by_row(algorithm)[~kept] == 0).all()
+
+
+def test_rows_without_advantage_are_skipped_and_counted():
+    """The third group's rewards are all equal; row 5 is empty."""
+    rewards = REWARDS.copy()
+    rewards[8:12] = 1
+    algorithm = policies.algorithm("lite_ppo")
+    batch = policies.batch(algorithm, ROLLOUT, rewards)[0]
+    kept = np.asarray(rows_with_gradient(algorithm, batch))
+    spread = np.repeat([len(set(rewards[i : i + 4])) > 1 for i in range(0, ROWS, 4)], 4)
+    np.testing.assert_array_equal(kept, spread & ROLLOUT.mask.any(axis=1))
+    assert not kept[8:12].any() and not kept[5]
+    _, saved = passes_of(batch, PACKED, algorithm)
+    assert saved.shares()["rows"] == (~kept).mean()
+
+
+def test_a_step_without_any_gradient_is_still_a_step():
+    algorithm, optimizer = policies.algorithm("lite_ppo"), optax.adamw(0.1, weight_decay=0.1)
+    batch = policies.batch(algorithm, ROLLOUT, np.ones(ROWS, np.float32))[0]
+    update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, 100, jit=quick_jit)
+    passes, saved = passes_of(batch, PACKED, algorithm)
+    state, metrics = update(init_state(table(), optimizer, algorithm), batch, passes)
+    assert saved.shares()["rows"] == 1 and int(state.step) == 1
+    assert float(metrics["loss"].value) == float(metrics["gradient_norm"].value) == 0
+    for leaf, before in zip(jax.tree.leaves(state.params), jax.tree.leaves(table()), strict=True):
+        np.testing.assert_allclose(leaf, before * (1 - 0.1 * 0.1), rtol=1e-6)  # the weight decay alone
 
 
 @pytest.mark.parametrize("name", ["clip_cov", "kl_cov", "top_entropy"])
@@ -140,7 +221,7 @@ def test_tokens_are_compared_over_the_whole_step(name):
     """Each quarter of the rows by itself would choose others: what is chosen has the share of all tokens."""
     recipe, changes = CASES[name]
     algorithm = policies.algorithm(recipe, **changes)
-    _, metrics = stepped(algorithm, micro_batches=4, chunk=10_000)
+    _, metrics = stepped(algorithm, SMALL)
     kept, effect = batch_of(algorithm).mask.sum(), metrics[f"effect/{'top_entropy' if 'top' in name else 'cov'}_share"]
     assert float(effect.weight) == float(kept)
     if name == "kl_cov":
@@ -199,17 +280,17 @@ def test_the_sum_of_squared_probabilities_is_that_of_the_distribution_that_is_sa
 def test_the_loss_refuses_an_exact_kl_without_the_reference():
     algorithm = policies.algorithm(*CASES["exact_kl"][:1], **CASES["exact_kl"][1])
     optimizer = optax.sgd(1.0)
-    update = make_update(MODEL, algorithm, FILTERED, optimizer, micro_batches=1, chunk=100)
+    update, batch = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, 100), batch_of(algorithm)
     with pytest.raises(ValueError, match="kl_estimator = 'exact' but reference is None"):
-        update(init_state(table(), optimizer, algorithm), batch_of(algorithm), None)
+        update(init_state(table(), optimizer, algorithm), batch, passes_of(batch, PADDED)[0], None)
 
 
 def test_a_step_of_the_critic_leaves_every_byte_of_the_policy():
     algorithm, optimizer = policies.algorithm("ppo"), optax.adam(0.1)
     state = init_state(table(), optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer)
     before = jax.tree.map(np.array, state)
-    update = make_critic_update(CRITIC, algorithm, optimizer, micro_batches=1)
-    after, metrics = compiled_quickly(update)(state, batch_of(algorithm))
+    update, batch = CriticUpdate(CRITIC, algorithm, optimizer, jit=quick_jit), batch_of(algorithm)
+    after, metrics = update(state, batch, passes_of(batch, PADDED)[0])
     for kept in ("step", "params", "opt_state", "controls"):
         for leaf, wanted in zip(*map(jax.tree.leaves, (getattr(after, kept), getattr(before, kept))), strict=True):
             np.testing.assert_array_equal(leaf, wanted, err_msg=kept)
