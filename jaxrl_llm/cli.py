@@ -5,21 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrl_llm import environment
+
 _PACKAGE = Path(__file__).resolve().parent
 
-# How glibc should keep the large blocks that XLA asks for at every step on a CPU: from the heap, in huge pages, never
-# handed back in between. As it comes, a third of a step goes into faulting its memory in again (benchmarks/cpu.py).
-_MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
-    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
-)
 _COMPUTES = ("train", "evaluate", "sample", "pretrain", "microscope")
 
 
@@ -266,13 +261,6 @@ def _is_plain(error: BaseException) -> bool:
     return isinstance(error, ValueError | ImportError) and Path(innermost.filename).is_relative_to(_PACKAGE)
 
 
-def _tune_allocator() -> None:
-    """Starts this process anew with `_MALLOC` (glibc reads it at start-up only), unless the user has set their own."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = _MALLOC
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user is one line on stderr and exit code 2."""
     from_shell = arguments is None
@@ -282,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides, others = _split_overrides([argument for argument in arguments if argument != "--traceback"])
         parsed = _parser().parse_args(others)
         if from_shell and parsed.command in _COMPUTES:
-            _tune_allocator()
+            environment.prepare()
         _COMMANDS[parsed.command](parsed, overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough

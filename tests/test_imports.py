@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "": set(),
     "types": set(),
     "schema": set(),
+    "environment": set(),
     "core": CORE,
     "knobs": {"knob_rules"},
     "knob_rules": {"knobs"},
@@ -45,11 +46,12 @@ LAYERS: dict[str, set[str]] = {
     "report": CONFIG | {"techniques", "explain", "report"},
     "microscope": CONFIG | {"report", "microscope"},
     "planning": CONFIG | {"planning"},
-    "cli": CONFIG | {"explain", "diff", "report", "microscope", "planning"},
+    "cli": CONFIG | {"environment", "explain", "diff", "report", "microscope", "planning"},
 }
 
 WITHOUT_JAX = (
     "schema",
+    "environment",
     "knobs",
     "techniques",
     "data",

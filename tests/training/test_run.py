@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def model_folder(tmp_path_factory) -> Path:
     return save_character_model(tmp_path_factory.mktemp("model"))
 
 
-def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1) -> subprocess.Popen:
+def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1, log_compiles: bool = False) -> subprocess.Popen:
     """`jaxrl-llm train` on so many fake devices."""
     keys = {
         "model.source": folder,
@@ -69,6 +70,10 @@ def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1) -> subpr
     command += [f"--config.{key}={value}" for key, value in keys.items()]
     command += [f"--config.{change}" for change in changes]
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {CHEAP_FLAGS}"}
+    # What one run compiled is there for the next one, as it is for a user; here all of it, however short it took.
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    environment |= {"XDG_CACHE_HOME": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment["JAX_LOG_COMPILES"] = "1" if log_compiles else "0"
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CONFIGS.parent
     )
@@ -164,7 +169,9 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(whole_run, m
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert len(lines(run_dir / "speed.jsonl")) < STEPS, "the run ended before it was killed"
-    finish(start(model_folder, run_dir))
+    _, log = start(model_folder, run_dir, log_compiles=True).communicate(timeout=LIMIT_SECONDS)
+    loaded = set(re.findall(r"Persistent compilation cache hit for '(\w+)'", log))
+    assert {"jit_update", "jit_scorer", "jit_generate", "jit_batcher"} <= loaded, "what the whole run had compiled"
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert (run_dir / name).read_bytes() == (whole_run / name).read_bytes(), name
     again, once = (rollouts.load(rollouts.path_of(folder, STEPS)) for folder in (run_dir, whole_run))

@@ -1,0 +1,64 @@
+"""What a command sets for its own process before JAX starts: where compiled programs are kept, and the allocator.
+
+Both are matters of the machine, not of the run: no keys of a config, but environment variables, and the user's own win.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
+# How glibc should keep the large blocks that XLA asks for at every step on a CPU: from the heap, in huge pages, never
+# handed back in between. As it comes, a third of a step goes into faulting its memory in again (benchmarks/cpu.py).
+MALLOC = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
+)
+
+
+def prepare() -> None:
+    """Keeps what is compiled, and tunes the allocator, which starts the process anew."""
+    _keep_compiled_programs()
+    _tune_allocator()
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: a folder of this user alone, for what lies there is run.
+
+    Raises:
+      RuntimeError: the user has no home.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "jaxrl_llm" / "compiled"
+
+
+def _keep_compiled_programs() -> None:
+    """Switches JAX's persistent compilation cache on, unless the user has named a folder, or "" for none.
+
+    A program is kept if compiling it took a tenth of a second, under a key of its text, the versions of jax and XLA,
+    XLA's flags and the hardware. The next start loads it, with the bits that compiling it again would give.
+    """
+    if COMPILED in os.environ:
+        return
+    try:
+        folder = cache_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except (OSError, RuntimeError) as error:
+        print(f"compiled programs are not kept for the next start: {error}; {COMPILED} names a folder", file=sys.stderr)
+        return
+    os.environ[COMPILED] = str(folder)
+    os.environ.setdefault(_LEAST_SECONDS, "0.1")
+
+
+def _tune_allocator() -> None:
+    """Starts this process anew with `MALLOC` (glibc reads it at start-up only), unless the user has set their own."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
