@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timing import fastest
+from timing import fastest, roofline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the configs
 
@@ -23,16 +23,6 @@ ROWS, WIDTH = 4, 128  # completion tokens of the update: 512
 MANY_ROWS, MANY_WIDTH = 256, 512  # of the core by itself
 GROUP = 4
 RECIPES = ("reinforce", "grpo", "dapo", "lite_ppo", "gspo", "cispo", "sapo", "gmpo", "topr", "opo", "dr_grpo", "rloo")
-
-
-def roofline() -> float:
-    """FLOP a second of a large float32 matrix product, the ceiling of the update on this machine."""
-    import jax
-    import jax.numpy as jnp
-
-    size = 2048
-    x = jnp.ones((size, size))
-    return 2 * size**3 / fastest(jax.jit(lambda x: x @ x), x)
 
 
 def update_seconds() -> tuple[float, float]:

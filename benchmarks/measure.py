@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 CORES = 2
 
-# Of glibc, for the peers. As it comes, it hands every growing cache of keys back to the kernel: TRL's rollout of W1 takes
-# up to twice the time.
+# Of glibc, for the peers. As it comes, it hands every growing cache of keys back to the kernel, and TRL's rollout of W1
+# takes up to twice the time.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -25,15 +25,16 @@ MALLOC = {
 }
 
 
-def prepare(environment: dict[str, str]) -> None:
-    """Puts this process on two cores and, once, starts it again with ``environment``, which libc reads at the start.
-
-    A variable that is set already stays as it is.
-    """
+def pin() -> None:
+    """Puts this process, and what it starts, on two cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+
+
+def restart_with(environment: dict[str, str]) -> None:
+    """Starts this process again, once, with ``environment``, which libc reads at the start; what is set stays."""
     missing = {name: value for name, value in environment.items() if name not in os.environ}
     if missing:
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | missing)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | missing)
 
 
 @contextlib.contextmanager

@@ -19,3 +19,13 @@ def fastest(function: Callable[..., object], *arguments: object, repeats: int = 
         jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - begun)
     return min(times)
+
+
+def roofline() -> float:
+    """FLOP a second of a large float32 matrix product, the ceiling on this machine."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048
+    x = jnp.ones((size, size))
+    return 2 * size**3 / fastest(jax.jit(lambda x: x @ x), x)

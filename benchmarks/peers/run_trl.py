@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure import CORES, MALLOC, clock, prepare, report, versions
+from measure import CORES, MALLOC, clock, pin, report, restart_with, versions
 from workloads import PAD, STOP, WORKLOADS, Workload
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(CORES)}
@@ -200,7 +200,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="measured steps, after one of warm-up (default 1)")
     parser.add_argument("--score", action="store_true", help="time the scoring forward pass too")
     arguments = parser.parse_args()
-    prepare(MALLOC | OFFLINE)
+    pin()
+    restart_with(MALLOC | OFFLINE)
     workload = WORKLOADS[arguments.workload]
 
     import torch

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure import MALLOC, clock, prepare, report, versions
+from measure import MALLOC, clock, pin, report, restart_with, versions
 from workloads import PAD, STOP, WORKLOADS, Workload
 
 OFFLINE = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
@@ -206,7 +206,8 @@ def main() -> None:
     parser.add_argument("--score", action="store_true", help="time the scoring forward pass too")
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw, for w2 sgd")
     arguments = parser.parse_args()
-    prepare(MALLOC | OFFLINE)
+    pin()
+    restart_with(MALLOC | OFFLINE)
     workload = WORKLOADS[arguments.workload]
     optimizer = arguments.optimizer or ("sgd" if workload.name == "w2" else "adamw")
     learner = make_learner(workload, 1 + arguments.steps, optimizer)
