@@ -199,6 +199,11 @@ def check(settings: Settings, *, devices: int | None) -> None:
             f"algorithm.batch_statistics = {knobs.batch_statistics!r} with data.source_key = None: expected the key of "
             "a row that names its source"
         )
+    if settings.training.offload_reference and not algorithm.needs_reference(knobs):
+        raise ValueError(
+            f"training.offload_reference = True with algorithm.kl_placement = {knobs.kl_placement!r}: expected loss or "
+            "reward, or there is no reference policy"
+        )
     if (knobs.critic_warmup or 0) >= settings.steps:
         raise ValueError(
             f"algorithm.critic_warmup = {knobs.critic_warmup} with steps = {settings.steps}: expected fewer, or the "

@@ -17,6 +17,7 @@ from jaxrl_llm.sharding import row_devices, shard_rows, to_host
 from jaxrl_llm.training.batch import Judged, Scored, rewards_of
 from jaxrl_llm.training.collect import Completions, trim
 from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.offload import to_device_memory
 from jaxrl_llm.training.packing import Packing, Saved, pack_batch
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
@@ -56,7 +57,7 @@ def learn(
     Args:
       step: of the rollout, from 1; in the first ``critic_warmup`` of them the policy does not learn.
       state: donated.
-      reference: parameters of the reference policy, or None.
+      reference: parameters of the reference policy, or None; those on the hosts are on the devices while they are read.
       greedy: one greedy completion of every problem, or None.
     """
     algorithm = settings.algorithm
@@ -83,7 +84,8 @@ def learn(
     if step > (algorithm.critic_warmup or 0):
         in_loss = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
         work = passes(algorithm if settings.training.skip_rows else None)
-        state, of_policy = _updates(programs.update, state, parts, work, *([reference] if in_loss else []))
+        others = [to_device_memory(reference)] if in_loss else []
+        state, of_policy = _updates(programs.update, state, parts, work, *others)
         saved["update"] = _sum(work)
         controls, of_controls = next_controls(
             algorithm,
@@ -178,6 +180,7 @@ def _scored(
     if not of_policy and reference is None and critic is None:
         return Scored(rollout.sampler_logprobs), {}
     passes, saved = passes_over(settings, mesh, rollout, to_host(rollout.prompt_id))
+    reference = to_device_memory(reference)
     policy = None
     if of_policy:
         policy = programs.score(state.params, rollout, passes, reference if exact_in_reward else None)

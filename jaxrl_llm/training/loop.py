@@ -24,6 +24,7 @@ from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
 from jaxrl_llm.training.learn import Lesson, learn, passes_over
 from jaxrl_llm.training.log import RunLog
+from jaxrl_llm.training.offload import to_host_memory
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session, evaluation_problems, open_session, training_problems
 from jaxrl_llm.training.step import Programs, make_programs
@@ -70,6 +71,8 @@ def _train(
     programs = make_programs(settings, session.model, session.critic)
     # The update donates its state, so a reference policy keeps a copy of the parameters that the run starts from.
     reference = jax.tree.map(jnp.copy, session.params) if needs_reference(settings.algorithm) else None
+    if settings.training.offload_reference:
+        reference = to_host_memory(reference)
     state, start = _start(settings, session, programs, stream, log, checkpoints)
     prepared = session.prepare(state.params)
     accuracy: float | None = None

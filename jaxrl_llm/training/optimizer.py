@@ -46,7 +46,7 @@ def learning_rate(settings: OptimizerSettings, total_steps: int) -> optax.Schedu
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, warmup - 1 or 1), after], [warmup])
 
 
-def make_optimizer(settings: OptimizerSettings, total_steps: int, *, seed: int = 0) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings, total_steps: int, *, seed: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019, arXiv 1711.05101).
 
     Args:

@@ -25,6 +25,7 @@ class TrainingSettings:
     pack: bool
     skip_rows: bool
     score_chunk: int
+    offload_reference: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,19 +13,11 @@ import optax
 from jaxrl_llm.algorithm import Algorithm, initial_controls, needs_critic, needs_sum_pi_squared
 from jaxrl_llm.sharding import replicated
 from jaxrl_llm.training.batch import Batcher, make_batcher, make_slicer
-from jaxrl_llm.training.optimizer import learning_rate, make_optimizer
+from jaxrl_llm.training.optimizer import init_optimizer, learning_rate, make_optimizer
 from jaxrl_llm.training.score import Scorer, ValueScorer
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate
 from jaxrl_llm.types import Array, Critic, Model, Params, TrainBatch, TrainState
-
-
-def _init_optimizer(params: Params, optimizer: optax.GradientTransformation) -> Any:
-    """The optimizer's first state; its moments lie as their parameters lie."""
-    shardings = jax.tree.map(lambda x: x.sharding, params)
-    abstract = jax.eval_shape(optimizer.init, params)
-    placed = optax.tree.map_params(optimizer, lambda _, s: s, abstract, shardings, transform_non_params=lambda _: None)
-    return jax.jit(optimizer.init, out_shardings=placed)(params)
 
 
 def init_state(
@@ -35,18 +27,20 @@ def init_state(
     *,
     critic: Critic | None = None,
     critic_optimizer: optax.GradientTransformation | None = None,
+    offload: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
       params: of the policy; the critic starts from a copy of them.
       critic: its functions, and with them its optimizer, if and only if the algorithm has one.
+      offload: whether moments lie on the hosts, see `optimizer.state_shardings`.
     """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         frozen={},
-        opt_state=_init_optimizer(params, optimizer),
+        opt_state=init_optimizer(optimizer, params, offload=offload),
         controls=initial_controls(algorithm),
         critic_params={},
         critic_opt_state={},
@@ -60,9 +54,8 @@ def init_state(
         return state
     assert critic_optimizer is not None
     critic_params = critic.init(params)
-    return dataclasses.replace(
-        state, critic_params=critic_params, critic_opt_state=_init_optimizer(critic_params, critic_optimizer)
-    )
+    critic_opt_state = init_optimizer(critic_optimizer, critic_params, offload=offload)
+    return dataclasses.replace(state, critic_params=critic_params, critic_opt_state=critic_opt_state)
 
 
 class CriticPrograms(NamedTuple):
@@ -81,6 +74,7 @@ class Programs(NamedTuple):
       learning_rate: optimizer step of the policy -> rate.
       score, batch, slice, update: see `Scorer`, `make_batcher`, `make_slicer`, `PolicyUpdate`.
       critic: None without one.
+      offload: whether the optimizers' moments lie on the hosts between updates.
     """
 
     optimizer: optax.GradientTransformation
@@ -90,17 +84,13 @@ class Programs(NamedTuple):
     slice: Callable[[TrainBatch, Array, Any], TrainBatch]
     update: PolicyUpdate
     critic: CriticPrograms | None
+    offload: bool
 
     def init_state(self, params: Params, algorithm: Algorithm) -> TrainState:
         """The state before the first step, with a critic if there is one."""
-        if self.critic is None:
-            return init_state(params, self.optimizer, algorithm)
+        critic, optimizer = (None, None) if self.critic is None else (self.critic.functions, self.critic.optimizer)
         return init_state(
-            params,
-            self.optimizer,
-            algorithm,
-            critic=self.critic.functions,
-            critic_optimizer=self.critic.optimizer,
+            params, self.optimizer, algorithm, critic=critic, critic_optimizer=optimizer, offload=self.offload
         )
 
 
@@ -109,7 +99,7 @@ def make_programs(settings: Settings, model: Model, critic: Critic | None) -> Pr
     training, algorithm = settings.training, settings.algorithm
     updates = training.epochs * training.mini_batches  # of a rollout step
     steps = settings.steps - (algorithm.critic_warmup or 0)  # rollout steps in which the policy learns
-    optimizer = make_optimizer(settings.optimizer, steps * updates)
+    optimizer = make_optimizer(settings.optimizer, steps * updates, seed=settings.seed)
     max_tokens, sampling, chunk = settings.sampling.max_tokens, settings.sampling, training.score_chunk
     return Programs(
         optimizer,
@@ -119,6 +109,7 @@ def make_programs(settings: Settings, model: Model, critic: Critic | None) -> Pr
         make_slicer(algorithm, max_tokens),
         PolicyUpdate(model, algorithm, sampling, optimizer, chunk),
         _critic_programs(settings, critic, settings.steps * updates),
+        settings.optimizer.offload,
     )
 
 
@@ -130,5 +121,5 @@ def _critic_programs(settings: Settings, critic: Critic | None, total: int) -> C
         return None
     assert algorithm.critic_learning_rate is not None
     of_critic = dataclasses.replace(settings.optimizer, learning_rate=algorithm.critic_learning_rate)
-    optimizer = make_optimizer(of_critic, total)
+    optimizer = make_optimizer(of_critic, total, seed=settings.seed)
     return CriticPrograms(critic, optimizer, ValueScorer(critic), CriticUpdate(critic, algorithm, optimizer))

@@ -67,7 +67,7 @@ def test_in_float32_it_is_optax_adamw_bit_by_bit():
     reference = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(lambda _: 1e-2, 0.9, 0.999, 1e-8, weight_decay=0.1)
     )
-    params, ours = parameters(), make_optimizer(SETTINGS, 10)
+    params, ours = parameters(), make_optimizer(SETTINGS, 10, seed=0)
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(reference.init(params))
 
     @quick_jit
@@ -120,7 +120,7 @@ def test_it_comes_to_the_same_point_as_float32_on_a_noisy_quadratic():
     @functools.partial(quick_jit, static_argnums=0)
     def end(dtype):
         optimizer = make_optimizer(
-            settings(state_dtype=dtype, schedule="cosine", learning_rate=0.05, weight_decay=0.0), 400
+            settings(state_dtype=dtype, schedule="cosine", learning_rate=0.05, weight_decay=0.0), 400, seed=0
         )
 
         def step(run, count):
@@ -142,7 +142,7 @@ def test_it_comes_to_the_same_point_as_float32_on_a_noisy_quadratic():
 
 def test_the_second_moment_arrives_where_the_nearest_bfloat16_would_stop_on_the_way():
     """Squared gradients of 3/4 and β₂ = 0.999: from 1/4 on, a step is less than half of what a bfloat16 resolves."""
-    optimizer = make_optimizer(settings(state_dtype="bfloat16", clip_norm=None), 4000)
+    optimizer = make_optimizer(settings(state_dtype="bfloat16", clip_norm=None), 4000, seed=0)
     x, gradients = jnp.zeros(256), jnp.full(256, 0.75**0.5)
 
     @quick_jit
@@ -207,7 +207,7 @@ def test_moments_on_the_hosts_are_those_on_the_devices_to_the_last_bit(dtype):
 def test_an_accelerator_moves_the_moments_inside_of_the_update(platform):
     """What the program says where there is no accelerator: each moment goes to the device, and back to the host."""
     params = {"w": jnp.ones((8, 8))}
-    optimizer = make_optimizer(settings(offload=True), 10)
+    optimizer = make_optimizer(settings(offload=True), 10, seed=0)
     state = init_optimizer(optimizer, params, offload=True)
     update = jax.jit(lambda g, s, p: optimizer.update(g, s, p))
     text = update.trace(params, state, params).lower(lowering_platforms=(platform,)).as_text()
