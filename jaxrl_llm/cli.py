@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import traceback
@@ -107,7 +108,8 @@ def _checked(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[tu
     settings = configs.parse(config)
     configs.check(settings, devices=None)
     facts = {"versions": versions(), "code": distributed.source_hash(), "config": config.to_dict()}
-    with distributed.joined(arguments.distributed, settings.distributed, _described):
+    describe = functools.partial(_described, whole=arguments.traceback)
+    with distributed.joined(arguments.distributed, settings.distributed, describe):
         distributed.agree(lambda: facts)
         configs.check(settings, devices=jax.device_count())
         yield settings, config.to_dict()
@@ -249,8 +251,9 @@ _COMMANDS = {
 }
 
 
-def _described(error: BaseException) -> str:
-    return f"error: {error}" if _is_plain(error) else "".join(traceback.format_exception(error)).rstrip()
+def _described(error: BaseException, *, whole: bool) -> str:
+    plain = _is_plain(error) and not whole
+    return f"error: {error}" if plain else "".join(traceback.format_exception(error)).rstrip()
 
 
 def _is_plain(error: BaseException) -> bool:
@@ -269,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         overrides, others = _split_overrides([argument for argument in arguments if argument != "--traceback"])
         parsed = _parser().parse_args(others)
+        parsed.traceback = show_traceback
         if from_shell and parsed.command in _COMPUTES:
             environment.prepare()
         _COMMANDS[parsed.command](parsed, overrides)

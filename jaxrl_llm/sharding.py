@@ -109,9 +109,15 @@ def constrain_rows(x: jax.Array) -> jax.Array:
 def shard_rows(tree: Any, mesh: Mesh) -> Any:
     """Puts arrays on the mesh, rows split over data and fsdp; whole where the number of rows does not divide."""
     ways = row_devices(mesh)
-    return jax.tree.map(
-        lambda x: jax.device_put(x, row_sharding(mesh) if len(x) % ways == 0 else replicated(mesh)), tree
-    )
+
+    def put(x: Any) -> jax.Array:
+        place = row_sharding(mesh) if len(x) % ways == 0 else replicated(mesh)
+        if jax.process_count() == 1 or isinstance(x, jax.Array):
+            return jax.device_put(x, place)
+        # device_put would first compare the values of all processes, through the network
+        return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
 
 
 def to_host(tree: Any) -> Any:
@@ -121,5 +127,8 @@ def to_host(tree: Any) -> Any:
     """
     if all(not isinstance(x, jax.Array) or x.is_fully_addressable for x in jax.tree.leaves(tree)):
         return jax.device_get(tree)
-    mesh = jax.sharding.get_mesh()
-    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))
+    return jax.device_get(jax.jit(_same, out_shardings=replicated(jax.sharding.get_mesh()))(tree))
+
+
+def _same(tree: Any) -> Any:
+    return tree
