@@ -1,7 +1,8 @@
 """The mesh, the rules from logical axes to mesh axes, and the shardings of parameters and batches.
 
 Mesh axes: `data` (slices, over the slow network), `fsdp` (parameters, optimizer and rows), `tensor` (heads, MLP,
-vocabulary). Axes are Auto: XLA places what the constraints leave open; nothing in the library names a device.
+vocabulary), `sequence` (columns of a row). Axes are Auto: XLA places what the constraints leave open; nothing in the
+library names a device.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 ROW_AXES = ("data", "fsdp")  # mesh axes that rows of a batch are split over
 
 # Logical axes of the weight tables -> mesh axis. No catch-all: an unknown axis is an error.
@@ -36,9 +38,10 @@ class MeshSettings:
     data: int
     fsdp: int
     tensor: int
+    sequence: int = 1
 
 
-def mesh_shape(settings: MeshSettings, devices: int) -> tuple[int, int, int]:
+def mesh_shape(settings: MeshSettings, devices: int) -> tuple[int, int, int, int]:
     """The sizes of the mesh axes with -1 resolved.
 
     Raises:
@@ -59,10 +62,38 @@ def mesh_shape(settings: MeshSettings, devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
-    """The mesh over ``devices`` (all of this process group's if None)."""
+    """The mesh over ``devices`` (all of this process group's if None), `data` over the slowest network between them.
+
+    Raises:
+      ValueError: as :func:`mesh_shape`, or `data` does not divide over the slices of TPUs.
+    """
     devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(settings, len(devices))
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    placed = lay_devices(mesh_shape(settings, len(devices)), devices)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def lay_devices(shape: tuple[int, int, int, int], devices: list[Any]) -> np.ndarray:
+    """``devices`` in the shape of the mesh, neighbours in the network where the mesh has neighbours.
+
+    Between slices of TPUs runs `data` alone. Between hosts of other devices, whose network may be as fast as that
+    inside, it does so where it divides over them. A mesh axis may be a part of a side of the box of TPUs.
+    """
+    data, fsdp, tensor, sequence = shape
+    tpu = devices[0].platform == "tpu"
+    parts = len({getattr(device, "slice_index", 0) if tpu else device.process_index for device in devices})
+    if tpu and data % parts:
+        raise ValueError(
+            f"mesh.data = {data}: expected a multiple of {parts}, the slices, between which nothing else can run"
+        )
+    if parts == 1 or data % parts:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // parts, fsdp, tensor, sequence),
+        (parts, 1, 1, 1),
+        devices,
+        process_is_granule=not tpu,
+        allow_split_physical_axes=True,
+    )
 
 
 def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, *, whole: tuple[str, ...] = ()) -> PartitionSpec:
@@ -98,12 +129,32 @@ def row_devices(mesh: Mesh | AbstractMesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
 
 
+def column_devices(mesh: Mesh | AbstractMesh) -> int:
+    """How many ways the columns of a row are split; 1 without a mesh."""
+    return 1 if mesh.empty else mesh.shape["sequence"]
+
+
 def constrain_rows(x: jax.Array) -> jax.Array:
     """States that rows of ``x`` are split over data and fsdp: where a mesh is set (`jax.set_mesh`) and divides them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[0] % row_devices(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))
+
+
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """As :func:`constrain_rows`, and that the columns of ``x`` [B, S, ...] are split over `sequence`.
+
+    Raises:
+      ValueError: `sequence` does not divide the columns.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if (ways := column_devices(mesh)) == 1:
+        return constrain_rows(x)
+    if x.shape[1] % ways:
+        raise ValueError(f"mesh.sequence = {ways} does not divide the {x.shape[1]} columns of a row")
+    rows = None if x.shape[0] % row_devices(mesh) else ROW_AXES
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(rows, "sequence"))
 
 
 def shard_rows(tree: Any, mesh: Mesh) -> Any:

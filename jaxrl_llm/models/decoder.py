@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.layers import KERNEL_INIT, Layer, RMSNorm, rotary_angles
-from jaxrl_llm.sharding import constrain_rows, spec
+from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
 from jaxrl_llm.types import Array, KVCache, Model, Params
 
 # What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis.
@@ -54,7 +54,9 @@ class Decoder(nn.Module):
     def __call__(self, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1) -> Array:
         """Hidden states [B, S, D] after the final norm; arguments as in :class:`types.Model`."""
         c = self.config
-        x = constrain_rows(Embedding(c, name="embed")().astype(self.dtype)[tokens]).reshape(-1, c.width)
+        x = constrain_tokens(Embedding(c, name="embed")().astype(self.dtype)[tokens])
+        if column_devices(jax.sharding.get_abstract_mesh()) == 1:
+            x, positions = x.reshape(-1, c.width), positions.ravel()
         layer = Layer
         if (policy := REMAT_POLICIES[self.remat]) is not None:
             layer = nn.remat(Layer, policy=policy, prevent_cse=False)
@@ -66,7 +68,7 @@ class Decoder(nn.Module):
             in_axes=nn.broadcast,  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
-        x, _ = layers(c, self.dtype, prompt, lanes, name="layers")(x, rotary_angles(c, positions.ravel()), segments)
+        x, _ = layers(c, self.dtype, prompt, lanes, name="layers")(x, rotary_angles(c, positions), segments)
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
         return RMSNorm(c.norm_epsilon, name="final_norm")(x).reshape(*tokens.shape, c.width)
@@ -102,7 +104,7 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
     norm = RMSNorm(config.norm_epsilon)
 
     def init(key: Array) -> Params:
-        probe = jnp.zeros((1, 1), jnp.int32)
+        probe = jnp.zeros((1, column_devices(jax.sharding.get_abstract_mesh())), jnp.int32)
         return decoder.init(key, probe, probe, probe)["params"]  # type: ignore[return-value]
 
     def apply(

@@ -3,18 +3,21 @@
 A layer has three entrances: the full sequence (scoring, update), the prompt (which also returns keys and values), and
 one decode step over a group-shared prompt cache and each row's own cache. It takes tokens flat, [B · S, D]: the weight
 gradient of a product whose input has two leading axes costs a transposed copy of that input on CPU, a third of the rate
-of the MLP. Only attention gives them the shape of its rows, that of ``segments`` [B, S].
+of the MLP. Only attention gives them the shape of its rows, that of ``segments`` [B, S]. Where the columns of a row are
+split over devices, which one merged axis cannot be along with rows, tokens are [B, S, D] throughout.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.models.attention import attend
+from jaxrl_llm.models.attention import attend, by_lanes
 from jaxrl_llm.models.config import Llama3RopeScaling, ModelConfig
 from jaxrl_llm.types import Array
 
@@ -94,13 +97,13 @@ class Attention(nn.Module):
         return self.output(heads.reshape(*heads.shape[:-3], c.heads, c.head_size).astype(self.dtype))
 
     def __call__(
-        self, x: Array, angles: tuple[Array, Array], segments: Array, *, prompt: int = 0, lanes: int = 1
+        self, x: Array, angles: tuple[Array, Array], segments: Array, attend: Callable[..., Array]
     ) -> tuple[Array, tuple[Array, Array]]:
         """Attention of tokens x [B · S, D] in rows of ``segments`` [B, S]; also keys and values [B, S, K, H]."""
         query, key, value = (
             part.reshape(*segments.shape, *part.shape[x.ndim - 1 :]) for part in self._project(x, angles)
         )
-        heads = attend(query, key, value, segments, prompt=prompt, lanes=lanes)
+        heads = attend(query, key, value, segments)
         return self._merge(heads.reshape(*x.shape[:-1], *heads.shape[2:])), (key, value)
 
     def decode(
@@ -179,13 +182,13 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def __call__(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, None]:
-        normed = self.attention_norm(x)
-        attended, _ = self.attention(normed, angles, segments, prompt=self.prompt, lanes=self.lanes)
+        over_rows = functools.partial(attend, prompt=self.prompt, lanes=self.lanes)
+        attended, _ = self.attention(self.attention_norm(x), angles, segments, over_rows)
         return self._rest(x, attended), None
 
     def prefill(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, tuple[Array, Array]]:
         """Also the cache of this layer: keys [B, K, H, S] and values [B, K, S, H]."""
-        attended, (key, value) = self.attention(self.attention_norm(x), angles, segments)
+        attended, (key, value) = self.attention(self.attention_norm(x), angles, segments, by_lanes)
         return self._rest(x, attended), (key.transpose(0, 2, 3, 1), value.swapaxes(1, 2))
 
     def decode(self, x: Array, *attention_arguments) -> tuple[Array, tuple[Array, Array]]:

@@ -53,7 +53,7 @@ def test_a_layout_says_what_a_torch_linear_computes(case):
 
 
 def test_weights_are_split_by_the_axis_rules_where_the_mesh_divides_them():
-    mesh = AbstractMesh((1, 4, 2), MESH_AXES)
+    mesh = AbstractMesh((1, 4, 2, 1), MESH_AXES)
     places = weights.shardings(from_hf(public.CONFIGS["Qwen3-8B"], "Qwen3-8B"), mesh)  # type: ignore[arg-type]
     attention = places["layers"]["attention"]
     assert attention["query"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor", None)
