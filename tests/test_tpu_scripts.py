@@ -21,7 +21,7 @@ COMMANDS = {
 }
 QUEUED = ["gcloud", "compute", "tpus", "queued-resources"]
 WHERE = ["--project=my-project", "--zone=us-east5-b", "--quiet"]
-TWO_SLICES = {"SLICES": "2", "HOSTS_PER_SLICE": "4", "ACCELERATOR_TYPE": "v6e-16", "MULTI_PROCESS": "yes"}
+TWO_SLICES = {"SLICES": "2", "HOSTS_PER_SLICE": "4", "ACCELERATOR_TYPE": "v6e-16"}
 
 
 @pytest.fixture
@@ -111,8 +111,7 @@ def test_a_dry_run_prints_the_commands_of_a_run_and_runs_none(shell, script, com
         ({"BUCKET": "gs://my-bucket"}, "BUCKET='gs://my-bucket'"),
         ({"ZONE": "us-east5"}, "ZONE='us-east5'"),
         ({"SLICES": "0"}, "SLICES='0'"),
-        ({"SLICES": "2"}, "SLICES × HOSTS_PER_SLICE = 2 processes"),
-        ({"HOSTS_PER_SLICE": "4"}, "does not call jax.distributed.initialize"),
+        ({"HOSTS_PER_SLICE": "four"}, "HOSTS_PER_SLICE='four'"),
         ({"RUNTIME_VERSION": ""}, "RUNTIME_VERSION=''"),
         ({"POLL_SECONDS": "1m"}, "POLL_SECONDS='1m'"),
         ({"BUCKET": "my-bucket\nZONES=us-east5-b"}, "unknown setting ZONES"),
@@ -168,7 +167,7 @@ def test_a_tool_that_is_not_installed_is_named_and_a_dry_run_does_without(shell)
             {"CAPACITY": "reserved", "SERVICE_ACCOUNT": "a@b.c"},
             ["--node-id=gsm8k-lite-ppo-0", "--reserved", "--service-account=a@b.c"],
         ),
-        ({"SLICES": "2", "MULTI_PROCESS": "yes"}, ["--node-count=2", "--node-prefix=gsm8k-lite-ppo-0", "--spot"]),
+        ({"SLICES": "2"}, ["--node-count=2", "--node-prefix=gsm8k-lite-ppo-0", "--spot"]),
     ],
 )
 def test_create_asks_for_the_slices_and_the_capacity_of_the_settings(shell, changes, arguments):
@@ -245,7 +244,7 @@ def test_one_worker_that_failed_or_that_booted_anew_restarts_all(shell, states):
             **{f"worker.sh {verb}": [{"out": f"worker {verb}: done\n" * 2}] for verb in DONE},
         }
     )
-    shell.run("tpu_vm.sh", "resume", shell.settings({"SLICES": "2", "MULTI_PROCESS": "yes"}))
+    shell.run("tpu_vm.sh", "resume", shell.settings({"SLICES": "2"}))
     assert shell.verbs() == ["describe", "state", "stop", *START, "describe", "state"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.shell import Shell
 
-TWO_SLICES = {"SLICES": "2", "HOSTS_PER_SLICE": "4", "ACCELERATOR_TYPE": "v6e-16", "MULTI_PROCESS": "yes"}
+TWO_SLICES = {"SLICES": "2", "HOSTS_PER_SLICE": "4", "ACCELERATOR_TYPE": "v6e-16"}
 # fsync puts a file into the bucket, and no folder is renamed object by object: a resumed run relies on both
 MOUNT = ["write:enable-streaming-writes:false", "file-system:rename-dir-limit:0"]
 
@@ -26,7 +26,7 @@ def test_the_jobset_has_the_slices_hosts_and_bucket_of_the_settings_and_a_quoted
     out, _ = shell.run("gke.sh", "manifest", settings)
     (command,) = [line for line in out.splitlines() if "command:" in line]
     assert json.loads(command.partition(":")[2]) == [
-        *["jaxrl-llm", "train", "--config=configs/gsm8k.py", "--config.steps=5"],
+        *["jaxrl-llm", "train", "--config=configs/gsm8k.py", "--distributed", "--config.steps=5"],
         '--config.data.template={question} "\\n" $HOME',
         "--config.run_dir=/bucket/runs/gsm8k-lite-ppo-0",
     ]
@@ -103,10 +103,10 @@ def test_xpk_makes_the_cluster_and_attaches_the_bucket(shell, changes, capacity)
         assert line in out.splitlines()
 
 
-@pytest.mark.parametrize(("multi", "tasks", "nodes"), [("no", 1, 1), ("yes", 8, 4)])
-def test_slurm_submits_one_task_or_one_for_each_gpu(shell, multi, tasks, nodes):
+@pytest.mark.parametrize(("nodes", "tasks"), [(1, 1), (4, 8)])
+def test_slurm_submits_one_task_or_one_for_each_gpu(shell, nodes, tasks):
     shared = shell.folder / "shared"
-    settings = shell.settings({"SHARED_FOLDER": str(shared), "MULTI_PROCESS": multi, "NODES": str(nodes)})
+    settings = shell.settings({"SHARED_FOLDER": str(shared), "NODES": str(nodes)})
     shell.run("slurm.sh", "setup", settings)
     shell.tell({})
     shell.run("slurm.sh", "launch", settings)
@@ -132,6 +132,15 @@ def test_slurm_submits_neither_twice_nor_settings_that_setup_has_not_seen(shell)
     assert [words[0] for words in shell.words] == ["squeue"]
     _, err = shell.run("slurm.sh", "launch", shell.settings({**changes, "OVERRIDES": "(steps=9)"}), code=2)
     assert "has changed since setup" in err
+
+
+def test_the_processes_of_a_slurm_job_with_several_tasks_find_each_other(shell):
+    settings = shell.settings({"SHARED_FOLDER": str(shell.folder / "shared"), "NODES": "2"})
+    shell.run("slurm.sh", "setup", settings)
+    code = shell.folder / "shared" / "code" / "gsm8k-lite-ppo-0"
+    shell.tell({})
+    shell.run(code / "slurm_job.sh", code, SLURM_JOB_ID="17")
+    assert "--distributed" in shell.words[0]
 
 
 def test_a_slurm_job_out_of_time_goes_back_into_the_queue_and_its_code_is_that_of_training(shell):

@@ -130,6 +130,16 @@ def test_train_runs_the_command_line_with_run_folder_and_cache_in_the_bucket(wor
     assert shell.calls[-1]["cache"] == f"{home}/bucket/jax_cache"
 
 
+def test_workers_of_several_hosts_find_each_other(worker):
+    shell, home = worker
+    (home / "source").mkdir()
+    shell.fake(home / "venv" / "bin" / "jaxrl-llm")
+    shell.settings({"SLICES": "2", "HOSTS_PER_SLICE": "4"}, name="jaxrl-llm/settings.sh")
+    shell.tell(MOUNTED)
+    shell.run(home / "worker.sh", "train")
+    assert "--distributed" in shell.words[-1]
+
+
 def test_train_refuses_a_folder_that_is_not_the_bucket(worker):
     shell, home = worker
     shell.tell(NOT_MOUNTED)

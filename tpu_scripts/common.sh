@@ -13,7 +13,7 @@ say() { printf '%s\n' "$*" >&2; }
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || die "bash $BASH_VERSION: expected 4.4 or newer"
 
 readonly KNOWN_SETTINGS=(
-  RUN_NAME REPOSITORY COMMIT CONFIG OVERRIDES MULTI_PROCESS MAX_RESTARTS
+  RUN_NAME REPOSITORY COMMIT CONFIG OVERRIDES MAX_RESTARTS
   PROJECT ZONE ACCELERATOR_TYPE SLICES HOSTS_PER_SLICE CAPACITY RESERVATION BUCKET
   RUNTIME_VERSION SERVICE_ACCOUNT POLL_SECONDS
   CLUSTER IMAGE LOCATION NAMESPACE K8S_SERVICE_ACCOUNT MACHINE_TYPE TPU_ACCELERATOR TPU_TOPOLOGY CHIPS_PER_HOST
@@ -99,7 +99,6 @@ need_run() {
   need RUN_NAME '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' 'a letter, then lower-case letters, digits and hyphens, at most 40'
   need COMMIT '[A-Za-z0-9_./][A-Za-z0-9_./-]*' 'a branch, a tag or a hash'
   need CONFIG '[A-Za-z0-9_./-]+\.py' 'a config file of the repository, such as configs/gsm8k.py'
-  need MULTI_PROCESS 'yes|no' 'yes or no'
   need MAX_RESTARTS '[0-9]+' 'a number of restarts, 0 or more'
   for override in "${OVERRIDES[@]}"; do
     [[ $override =~ ^[A-Za-z_][A-Za-z0-9_.]*=[^[:cntrl:]]*$ ]] ||
@@ -120,14 +119,6 @@ need_google_cloud() {
   need HOSTS_PER_SLICE '[1-9][0-9]*' 'the number of worker VMs of one slice, 1 or more'
   need CAPACITY 'spot|on-demand|reserved' 'spot, on-demand or reserved'
   need BUCKET '[a-z0-9][a-z0-9._-]+[a-z0-9]' 'the name of a bucket, without gs://'
-  need_one_process "$((SLICES * HOSTS_PER_SLICE))" 'SLICES × HOSTS_PER_SLICE'
-}
-
-# need_one_process COUNT WHAT: refuses to start processes that would not find each other.
-need_one_process() {
-  [[ $1 == 1 || $MULTI_PROCESS == yes ]] ||
-    die "$2 = $1 processes, but jaxrl-llm at this commit does not call jax.distributed.initialize:" \
-      "expected one process, or MULTI_PROCESS=yes with a COMMIT that does"
 }
 
 # --- The bucket as a folder ---------------------------------------------------------------------------------------
@@ -143,11 +134,12 @@ readonly GCSFUSE_OPTIONS=(write:enable-streaming-writes:false file-system:rename
 
 # --- The run -------------------------------------------------------------------------------------------------------
 
-# set_train FOLDER: sets TRAIN to the words after "jaxrl-llm" and CACHE to JAX's persistent compilation cache, both for
-# runs and cache in FOLDER.
+# set_train FOLDER PROCESSES: sets TRAIN to the words after "jaxrl-llm", the same for each of so many processes, which
+# find each other, and CACHE to JAX's persistent compilation cache; runs and cache are in FOLDER.
 set_train() {
   TRAIN=(train "--config=$CONFIG")
   local override
+  (($2 == 1)) || TRAIN+=(--distributed)
   for override in "${OVERRIDES[@]}"; do TRAIN+=("--config.$override"); done
   TRAIN+=("--config.run_dir=$1/runs/$RUN_NAME")
   # shellcheck disable=SC2034  # for the scripts

@@ -77,7 +77,7 @@ json() { # a JSON string, which YAML reads as it is
 
 manifest() {
   local word command
-  set_train /bucket
+  set_train /bucket "$((SLICES * HOSTS_PER_SLICE))"
   command=$(json jaxrl-llm)
   for word in "${TRAIN[@]}"; do command+=", $(json "$word")"; done
   cat <<END
@@ -133,6 +133,7 @@ $([[ $CAPACITY != spot ]] || echo '                cloud.google.com/gke-spot: "t
                   ports:
                     - containerPort: 8471 # TPU runtime
                     - containerPort: 8080 # between slices
+                    - containerPort: 8476 # jax.distributed
                   resources:
                     requests:
                       google.com/tpu: $CHIPS_PER_HOST

@@ -19,9 +19,6 @@ COMMIT=main
 # run_dir is not for OVERRIDES: the scripts set it to runs/RUN_NAME in the bucket (SLURM: in SHARED_FOLDER).
 CONFIG=configs/gsm8k.py
 OVERRIDES=(mesh.fsdp=-1 checkpoint.every=10)
-# yes: allow more than one process. jaxrl-llm at this commit does not call jax.distributed.initialize, so it trains in
-# one process on one host; the scripts refuse more hosts unless COMMIT is one that does.
-MULTI_PROCESS=no
 # Starts after a failure that was no preemption, before giving up. xpk.sh: preemptions count too.
 MAX_RESTARTS=3
 
@@ -77,7 +74,7 @@ CHIPS_PER_HOST=8
 SHARED_FOLDER=/shared/jaxrl-llm
 NODES=1
 GPUS_PER_NODE=8
-# With MULTI_PROCESS=no one task has all GPUs of the node; with yes there is one task for each GPU.
+# One node: one task, which has all its GPUs. More nodes: one task for each GPU.
 CPUS_PER_TASK=64
 # As in --mem of sbatch: of one node
 MEMORY=512G

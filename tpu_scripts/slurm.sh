@@ -42,8 +42,8 @@ launch() {
       return
     fi
   fi
-  # JAX's convention for SLURM is a process for each GPU
-  [[ $MULTI_PROCESS == no ]] || tasks=$GPUS_PER_NODE
+  # one process has all GPUs of a node; where there are more nodes, JAX's convention for SLURM is one for each GPU
+  ((NODES == 1)) || tasks=$GPUS_PER_NODE
   [[ -z $PARTITION ]] || arguments+=("--partition=$PARTITION")
   [[ -z $ACCOUNT ]] || arguments+=("--account=$ACCOUNT")
   # USR1 two minutes before the end, to the batch script alone: it asks for the next turn
@@ -65,7 +65,6 @@ need MEMORY '[0-9]+[KMGT]?' 'the memory of a node, such as 512G; 0 is all of it'
 need TIME_LIMIT '[0-9:-]+' 'a time, such as 1-00:00:00 for a day'
 need PARTITION '[^[:space:]]*' 'the name of a partition, or nothing'
 need ACCOUNT '[^[:space:]]*' 'the name of an account, or nothing'
-need_one_process "$NODES" NODES
 CODE=$SHARED_FOLDER/code/$RUN_NAME
 LOG=$CODE/train.log
 

@@ -9,7 +9,7 @@ source "$CODE/common.sh"
 load_settings "$CODE/settings.sh"
 need_run
 
-set_train "$SHARED_FOLDER"
+set_train "$SHARED_FOLDER" "$((NODES == 1 ? 1 : NODES * GPUS_PER_NODE))"
 export JAX_COMPILATION_CACHE_DIR=$CACHE
 
 # A preempted job goes back by itself (--requeue); one that is out of time has to ask.

@@ -63,7 +63,7 @@ stop() {
 
 train() {
   mountpoint --quiet "$BUCKET_FOLDER" || die "$BUCKET_FOLDER is not mounted: the run would go to the VM's own disk"
-  set_train "$BUCKET_FOLDER"
+  set_train "$BUCKET_FOLDER" "$((SLICES * HOSTS_PER_SLICE))"
   export JAX_COMPILATION_CACHE_DIR=$CACHE
   cd "$FOLDER/source"
   exec "$FOLDER/venv/bin/jaxrl-llm" "${TRAIN[@]}"

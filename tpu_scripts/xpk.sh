@@ -82,7 +82,7 @@ create() {
 }
 
 launch() {
-  set_train /bucket
+  set_train /bucket "$((SLICES * HOSTS_PER_SLICE))"
   xpk_on workload create "--workload=$RUN_NAME" "--tpu-type=$ACCELERATOR_TYPE" "--num-slices=$SLICES" \
     "--docker-image=$IMAGE" "--max-restarts=$MAX_RESTARTS" "--env=JAX_COMPILATION_CACHE_DIR=$CACHE" \
     "--command=$(shown jaxrl-llm "${TRAIN[@]}")"

@@ -104,7 +104,11 @@ class RunLog:
     """
 
     def __init__(self, run_dir: str | Path, config: Mapping[str, Any], *, tensorboard: bool):
-        """Claims the folder, see :func:`claim`, and opens its files at their ends."""
+        """Claims the folder, see :func:`claim`, and opens its files at their ends.
+
+        Raises:
+          AgreedError: the processes do not see one folder.
+        """
         self.run_dir = Path(run_dir)
         self._files: dict[str, TextIO] = {}  # empty where another process writes
         self._tensorboard = tensorboard
@@ -118,6 +122,7 @@ class RunLog:
                 self._files[stream] = (self.run_dir / f"{stream}.jsonl").open("a", encoding="utf-8")
 
         distributed.on_first(open_files)
+        distributed.agree(lambda: {"config.json in run_dir": (self.run_dir / "config.json").is_file()})
 
     def __enter__(self) -> RunLog:
         return self

@@ -130,6 +130,7 @@ def _start(
     """The state to go on from, and the rollout steps that are done; data and log are put where they stood then."""
     state = programs.init_state(session.params, settings.algorithm)
     start = checkpoints.latest or 0
+    distributed.agree(lambda: {"last checkpoint": start})
     if not start:
         log.rewind({})
         return state, start
