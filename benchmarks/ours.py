@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from workloads import PAD, STOP, WORKLOADS, Workload
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the configs
 
-PARTS = ("rollout", "score", "update", "step")
+COMPILED = "/jax/core/compile/"  # how JAX's events of tracing, lowering and compiling begin
+MOST_WARM_UPS = 4
 
 
 def make_settings(workload: Workload, changes: Sequence[str]) -> Any:
@@ -166,8 +168,8 @@ class Ours:
         return lesson
 
 
-def time_parts(ours: Ours, parts: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """(part, seconds) of one measurement; a rollout is made once, and what is not asked for is not timed."""
+def time_parts(ours: Ours, parts: Sequence[str]) -> dict[str, float]:
+    """Seconds of each part, measured once, on one rollout."""
     times: dict[str, float] = {}
     with clock(times, "rollout"):
         rollout = ours.rollout()
@@ -178,18 +180,41 @@ def time_parts(ours: Ours, parts: Sequence[str]) -> Iterator[tuple[str, float]]:
         with clock(times, "update"):
             ours.update(rollout)
         times["step"] = times["rollout"] + times["update"]
-    return ((part, times[part]) for part in parts)
+    return {part: times[part] for part in parts}
+
+
+def warm(measure: Callable[[], dict[str, float]], count: int) -> Iterator[dict[str, float]]:
+    """``count`` measurements; one in which JAX traced or compiled anything does not count."""
+    import jax
+
+    compiled: list[str] = []
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        if event.startswith(COMPILED):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    thrown_away = 0
+    while count:
+        compiled.clear()
+        found = measure()
+        if not compiled:
+            count -= 1
+            yield found
+        elif (thrown_away := thrown_away + 1) > MOST_WARM_UPS:
+            raise RuntimeError(f"{thrown_away} measurements, and every one compiled something")
 
 
 def main(parts: Sequence[str], text: str) -> None:
     """A benchmark's command: measures ``parts`` on one workload, beside the matrix rate before and after."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workload", choices=sorted(WORKLOADS))
-    parser.add_argument("--steps", type=int, default=2, help="measurements, after one that compiles (default 2)")
+    parser.add_argument("--steps", type=int, default=2, help="measurements, after those that compile (default 2)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a key of the config")
     parser.add_argument("--score", action="store_true", help="time the scoring forward pass too")
     arguments = parser.parse_args()
     pin()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
     from jaxrl_llm import environment
 
@@ -201,10 +226,9 @@ def main(parts: Sequence[str], text: str) -> None:
     parts = [*parts, "score"] if arguments.score and "score" not in parts else list(parts)
     before = roofline()
     ours = Ours(workload, arguments.set)
-    list(time_parts(ours, parts))
     times: dict[str, list[float]] = {part: [] for part in parts}
-    for _ in range(arguments.steps):
-        for part, seconds in time_parts(ours, parts):
+    for measured in warm(lambda: time_parts(ours, parts), arguments.steps):
+        for part, seconds in measured.items():
             times[part].append(seconds)
             report("ours", workload.name, part, seconds, optimizer="adamw", versions=versions("jax"))
     after = roofline()

@@ -1,4 +1,7 @@
-"""How the benchmarks measure: the fastest of several calls, on an otherwise idle machine."""
+"""How the benchmarks measure: the fastest of several calls, on an otherwise idle machine.
+
+Command: python benchmarks/timing.py       (the matrix rate alone, FLOP a second)
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,7 @@ def roofline() -> float:
     size = 2048
     x = jnp.ones((size, size))
     return 2 * size**3 / fastest(jax.jit(lambda x: x @ x), x)
+
+
+if __name__ == "__main__":
+    print(roofline())

@@ -61,7 +61,8 @@ def make_tokenizer(workload: Workload) -> Any:
 
 
 def _word(token: int) -> str:
-    return f"t{token}"
+    """Special ones are found anywhere in a text, and must be part of no other word."""
+    return {PAD: "<pad>", STOP: "<stop>"}.get(token, f"t{token}")
 
 
 def budgets(workload: Workload) -> Any:
