@@ -28,6 +28,9 @@ Array = jax.Array
 Params = dict[str, Any]  # plain nested dict; leaves are arrays
 Metrics = dict[str, "Mean"]
 
+# Segments BRANCHES · g + 1, BRANCHES · g + 2, ... of a row each see segment BRANCHES · g too, their trunk, for g > 0.
+BRANCHES = 1 << 10
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +197,10 @@ class Model(NamedTuple):
       apply: (params, tokens [B, S], positions [B, S], segments [B, S], prompt = 0, lanes = 1) -> hidden states
         [B, S, D] after the final norm. The first ``prompt`` columns of a row are a prompt that the rest of the row
         shares; the rest is cut into ``lanes`` of equal width. A token sees the tokens at or before its own column that
-        are of its own lane and segment (the prompt is a lane of its own), and from a lane also the whole prompt.
-        Segment 0 is padding.
-      unembed: (params, hidden [..., D]) -> logits float32 [..., V].
+        are of its own lane and of its own segment or that one's trunk, see BRANCHES (the prompt is a lane of its own),
+        and from a lane also the whole prompt. Segment 0 is padding.
+      head: (params) -> the part of them that ``unembed`` reads, in their structure.
+      unembed: (params or that part, hidden [..., D]) -> logits float32 [..., V].
       prepare: (params) -> sampling layout: compute dtype, layers unstacked, head as [D, V]. Made once per rollout.
       prefill: (prepared, tokens [P, Q], length [P]) -> (hidden [P, D] at the last prompt token, KVCache of P rows).
       decode: (prepared, token [B], position [B], prompt cache of P rows, prompt_length [P], cache of B rows, column)
@@ -207,6 +211,7 @@ class Model(NamedTuple):
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
+    head: Callable[..., Any]
     unembed: Callable[..., Any]
     prepare: Callable[..., Any]
     prefill: Callable[..., Any]

@@ -49,9 +49,18 @@ class Decoder(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     remat: str
+    attention: str
 
     @nn.compact
-    def __call__(self, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1) -> Array:
+    def __call__(
+        self,
+        tokens: Array,
+        positions: Array,
+        segments: Array,
+        prompt: int = 0,
+        lanes: int = 1,
+        segments_per_lane: int = 1,
+    ) -> Array:
         """Hidden states [B, S, D] after the final norm; arguments as in :class:`types.Model`."""
         c = self.config
         x = constrain_tokens(Embedding(c, name="embed")().astype(self.dtype)[tokens])
@@ -68,7 +77,8 @@ class Decoder(nn.Module):
             in_axes=nn.broadcast,  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
-        x, _ = layers(c, self.dtype, prompt, lanes, name="layers")(x, rotary_angles(c, positions), segments)
+        of_rows = layers(c, self.dtype, self.attention, prompt, lanes, segments_per_lane, name="layers")
+        x, _ = of_rows(x, rotary_angles(c, positions), segments)
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
         return RMSNorm(c.norm_epsilon, name="final_norm")(x).reshape(*tokens.shape, c.width)
@@ -85,13 +95,14 @@ def _length_segments(width: int, length: Array) -> tuple[Array, Array]:
 
 
 @functools.cache
-def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none") -> Model:
+def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none", attention: str = "auto") -> Model:
     """The decoder as pure functions of its parameters; equal arguments give the same object (jit caches on it).
 
     Args:
       config: the architecture.
       dtype: of the matrix products and the residual stream; parameters, norms, softmax and logits are float32.
       remat: a key of REMAT_POLICIES.
+      attention: of ``apply``, see :func:`jaxrl_llm.models.attend.implementation`, which judges it when traced.
 
     Raises:
       ValueError: an unknown remat policy.
@@ -99,22 +110,32 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
     if remat not in REMAT_POLICIES:
         raise ValueError(f"model.remat = {remat!r}: expected one of {', '.join(REMAT_POLICIES)}")
     dtype = jnp.dtype(dtype)
-    decoder = Decoder(config, dtype, remat)
+    decoder = Decoder(config, dtype, remat, attention)
     layer = Layer(config, dtype)
     norm = RMSNorm(config.norm_epsilon)
 
     def init(key: Array) -> Params:
         probe = jnp.zeros((1, column_devices(jax.sharding.get_abstract_mesh())), jnp.int32)
-        return decoder.init(key, probe, probe, probe)["params"]  # type: ignore[return-value]
+        return Decoder(config, dtype, remat, "xla").init(key, probe, probe, probe)["params"]  # type: ignore[return-value]
 
     def apply(
-        params: Params, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1
+        params: Params,
+        tokens: Array,
+        positions: Array,
+        segments: Array,
+        prompt: int = 0,
+        lanes: int = 1,
+        segments_per_lane: int = 1,
     ) -> Array:
-        return decoder.apply({"params": params}, tokens, positions, segments, prompt, lanes)  # type: ignore[return-value]
+        rows = tokens, positions, segments, prompt, lanes, segments_per_lane
+        return decoder.apply({"params": params}, *rows)  # type: ignore[return-value]
+
+    def head(params: Params) -> Params:
+        return {"embed": params["embed"]} if config.tied else {"head": params["head"]}
 
     def unembed(params: Params, hidden: Array) -> Array:
-        head, form = (params["embed"]["embedding"], "vd") if config.tied else (params["head"]["kernel"], "dv")
-        return jnp.einsum(f"...d,{form}->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        kernel, form = (params["embed"]["embedding"], "vd") if config.tied else (params["head"]["kernel"], "dv")
+        return jnp.einsum(f"...d,{form}->...v", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
     def prepare(params: Params) -> Params:
         def cast(tree: Any) -> Any:  # norms compute in float32, so their scales stay
@@ -169,7 +190,7 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         value = jnp.zeros((rows, config.kv_heads, width, config.head_size), dtype)
         return KVCache((key,) * config.layers, (value,) * config.layers)
 
-    return Model(init, apply, unembed, prepare, prefill, decode, unembed_prepared, empty_cache)
+    return Model(init, apply, head, unembed, prepare, prefill, decode, unembed_prepared, empty_cache)
 
 
 def prepared_shardings(config: ModelConfig, mesh: Mesh) -> Params:

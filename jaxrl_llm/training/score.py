@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
 from jaxrl_llm.core import kl
 from jaxrl_llm.core.logprobs import log_prob_and_entropy, sum_pi_squared
 from jaxrl_llm.sampling.support import Sampling, support_logits
-from jaxrl_llm.sharding import constrain_rows, row_devices
+from jaxrl_llm.sharding import ROW_AXES, constrain_rows, row_devices
 from jaxrl_llm.training.packing import Packing, plain
 from jaxrl_llm.types import Array, Critic, Model, Params, Rollout, TrainBatch
 
@@ -35,6 +36,27 @@ class Scores(NamedTuple):
     entropy: Array
     sum_pi_squared: Array | None = None
     exact_kl: Array | None = None
+
+
+class Chunks(NamedTuple):
+    """How the logits of a pass are cut.
+
+    Attributes:
+      columns: of a packed row whose logits are worked on at a time.
+      count: of chunks, the last one padded.
+      kept: whether the backward pass reads the logits; else it computes them again.
+    """
+
+    columns: int
+    count: int
+    kept: bool
+
+
+def chunks_of(rows: int, width: int, vocabulary: int, chunk: int) -> Chunks:
+    """Chunks of at most ``chunk`` tokens, of ``width`` predictions in each of ``rows`` packed rows on one device."""
+    columns = min(width, max(1, chunk // max(1, rows)))
+    kept = columns == width or rows * width * vocabulary * 4 <= KEPT_LOGITS
+    return Chunks(columns, -(-width // columns), kept)
 
 
 class Predictions(NamedTuple):
@@ -106,50 +128,59 @@ def score(
     if reference is not None:
         found.append(jax.lax.stop_gradient(predictions(model.apply, reference, batch, packing)))
 
-    def score_columns(hidden: list[Array], tokens: Array) -> Scores:
-        logits = checkpoint_name(model.unembed(params, hidden[0]), "logits")
+    def score_columns(heads: list[Params], hidden: list[Array], tokens: Array) -> Scores:
+        logits = checkpoint_name(model.unembed(heads[0], hidden[0]), "logits")
         logits = support_logits(logits, sampling, tokens)
         logprobs, entropy = log_prob_and_entropy(logits, tokens)
         scores = Scores(logprobs, entropy if entropy_gradient else jax.lax.stop_gradient(entropy))
         if concentration:
             scores = scores._replace(sum_pi_squared=sum_pi_squared(logits))
         if reference is not None:
-            of_reference = model.unembed(reference, hidden[1]).astype(jnp.float32) / sampling.temperature
+            of_reference = model.unembed(heads[1], hidden[1]).astype(jnp.float32) / sampling.temperature
             scores = scores._replace(exact_kl=_exact_kl(logits, jax.lax.stop_gradient(of_reference)))
         return scores
 
-    hidden, width = [part.hidden for part in found], found[0].tokens.shape[1]
-    rows = len(found[0].tokens) // _row_ways()  # on one device
-    columns = min(width, max(1, chunk // max(1, rows)))
-    logits = jax.eval_shape(model.unembed, params, hidden[0]).shape[-1] * rows * width
-    policy = None
-    if columns == width or logits * 4 <= KEPT_LOGITS:
-        policy = jax.checkpoint_policies.save_only_these_names("logits")
-    scores = _by_columns(jax.checkpoint(score_columns, policy=policy), hidden, found[0].tokens, columns)
+    hidden, tokens = [part.hidden for part in found], found[0].tokens
+    heads = [model.head(part) for part in (params, reference) if part is not None]
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else row_devices(mesh)
+    vocabulary = jax.eval_shape(model.unembed, params, hidden[0]).shape[-1]
+    chunks = chunks_of(len(tokens) // ways, tokens.shape[1], vocabulary, chunk)
+    policy = jax.checkpoint_policies.save_only_these_names("logits") if chunks.kept else None
+    by_columns = functools.partial(_by_columns, jax.checkpoint(score_columns, policy=policy), chunks)
+    if ways > 1 and len(tokens) % ways == 0:
+        # Each device works on its own rows with a head that is gathered once, and whose gradient is summed once; left
+        # to XLA, either happens in every chunk.
+        rows = PartitionSpec(ROW_AXES)
+        by_columns = jax.shard_map(
+            by_columns,
+            in_specs=(PartitionSpec(), rows, rows),
+            out_specs=rows,
+            axis_names=set(ROW_AXES),
+            check_vma=False,
+        )
+    scores = by_columns(heads, hidden, tokens)
     return jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
 
 
-def _row_ways() -> int:
-    """Devices that rows are split over, of the mesh that is set."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else row_devices(mesh)
-
-
 def _by_columns(
-    score_columns: Callable[[list[Array], Array], Scores], hidden: list[Array], tokens: Array, columns: int
+    score_columns: Callable[[list[Params], list[Array], Array], Scores],
+    chunks: Chunks,
+    heads: list[Params],
+    hidden: list[Array],
+    tokens: Array,
 ) -> Scores:
-    """Scores [R, C], computed from ``columns`` of them at a time."""
+    """Scores [R, C], computed a chunk at a time."""
     rows, width = tokens.shape
-    chunks = -(-width // columns)
-    if chunks == 1:
-        return score_columns(hidden, tokens)
+    if chunks.count == 1:
+        return score_columns(heads, hidden, tokens)
 
     def cut(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, chunks * columns - width)) + ((0, 0),) * (x.ndim - 2))
-        return x.reshape(rows, chunks, columns, *x.shape[2:]).swapaxes(0, 1)
+        x = jnp.pad(x, ((0, 0), (0, chunks.count * chunks.columns - width)) + ((0, 0),) * (x.ndim - 2))
+        return x.reshape(rows, chunks.count, chunks.columns, *x.shape[2:]).swapaxes(0, 1)
 
     parts = jax.tree.map(cut, (hidden, tokens))
-    scores = jax.lax.map(lambda xs: score_columns(*xs), parts)
+    scores = jax.lax.map(lambda xs: score_columns(heads, *xs), parts)
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, -1)[:, :width], scores)
 
 

@@ -53,7 +53,7 @@ def hidden_of(params, tokens, positions, segments, prompt, lanes):
 
 MODEL = Model(
     **dict.fromkeys(Model._fields)  # type: ignore[arg-type]
-    | {"apply": hidden_of, "unembed": lambda params, hidden: hidden @ params["head"]}
+    | {"apply": hidden_of, "head": lambda params: params, "unembed": lambda params, hidden: hidden @ params["head"]}
 )
 CRITIC = Critic(
     lambda params: jax.tree.map(jnp.copy, params), hidden_of, lambda params, hidden: hidden @ params["value"]
@@ -67,8 +67,8 @@ def rollout() -> Rollout:
     mask = (np.arange(TOKENS) < rng.integers(2, TOKENS + 1, (ROWS, 1))) & (rng.random((ROWS, TOKENS)) < 0.9)
     mask[5] = False
     arrays = {
-        "prompt_tokens": rng.integers(0, VOCABULARY, (ROWS, 3)).astype(np.int32),
-        "prompt_length": rng.integers(1, 4, ROWS).astype(np.int32),
+        "prompt_tokens": np.repeat(rng.integers(0, VOCABULARY, (4, 3)).astype(np.int32), 4, axis=0),
+        "prompt_length": np.repeat(rng.integers(1, 4, 4).astype(np.int32), 4),
         "tokens": tokens,
         "mask": mask,
         "truncated": rng.random(ROWS) < 0.3,
