@@ -1,13 +1,15 @@
-# make quickstart | quickstart-real | test | mutants | check | docs | venv | clean. Needs only Python >= 3.11 with pip and venv.
+# make quickstart | quickstart-real | test | mutants | check | docs | bench-peers | venv | clean.
+# Needs only Python >= 3.11 with pip and venv.
 PYTHON ?= python3
 EXTRAS ?= dev
+WORKLOADS ?= w1 w2 w3
 
 BIN := .venv/bin
 COMMA := ,
 # one stamp for each set of extras: made again when pyproject.toml changes, else a second call installs nothing
 STAMP = .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
 
-.PHONY: help venv test mutants check quickstart quickstart-real docs clean
+.PHONY: help venv test mutants check quickstart quickstart-real docs bench-peers clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,8 +19,9 @@ help:
 	@echo 'make mutants          bugs that other libraries shipped, and the tests that notice each'
 	@echo 'make check            ruff and pyright'
 	@echo 'make docs             write docs/techniques and docs/estimators.md anew'
+	@echo 'make bench-peers      TRL and Tunix beside jaxrl_llm on two cores, an hour; WORKLOADS= makes only their environments'
 	@echo 'make venv             only the environment, in .venv'
-	@echo 'make clean            remove .venv and caches; runs/ stays'
+	@echo 'make clean            remove .venv, .bench and caches; runs/ stays'
 
 .venv/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; give PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
@@ -66,6 +69,15 @@ docs: $(STAMP)
 	$(BIN)/python -m jaxrl_llm.techniques docs/techniques
 	$(BIN)/python -m tests.oracles.estimators docs/estimators.md
 
+# the peers of benchmarks/peers, each in an environment of its own
+.bench/%/.installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .bench/$*
+	.bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-peers: $(STAMP) .bench/trl/.installed .bench/tunix/.installed
+	@set -e; for workload in $(WORKLOADS); do $(BIN)/python benchmarks/compare.py $$workload; done
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
