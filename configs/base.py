@@ -160,7 +160,7 @@ def get_config() -> ConfigDict:
     c.training.epochs = 1  # passes over a rollout
     c.training.mini_batches = 1  # optimizer steps of a pass
     # Columns of one forward and backward pass on one device, padding included; 0: a whole mini-batch at once
-    c.training.tokens_per_pass = 4096
+    c.training.tokens_per_pass = 2048
     # A group's completions share one copy of their prompt, several in a lane; False: a row is a completion, padded
     c.training.pack = True
     c.training.skip_rows = True  # rows without gradient are not computed; their tokens count in no policy metric

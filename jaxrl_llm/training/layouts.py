@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 MIN_BUCKET = 16  # tokens of the narrowest width
 BUCKETS = 4  # widths that an array may take, each compiled once
+TREE = 2  # longest sequences that a lane of several groups has room for; wider lanes waste less and attend to more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,14 @@ class Budget:
       devices: that rows are split over.
       multiple: that widths must divide by.
       share: whether completions share their prompt and lanes; else a row is one completion, padded.
+      trees: whether several prompts may stand in one lane with their completions, which attention kernels cannot do.
     """
 
     tokens: int
     devices: int = 1
     multiple: int = 1
     share: bool = True
+    trees: bool = True
 
 
 def bucket(longest: int, limit: int) -> int:
@@ -77,8 +80,8 @@ class Shape:
         return self.prompt + self.lanes * self.lane
 
 
-Lane = list[int]  # rows of the batch whose sequences stand in it, in order
-Row = list[Lane]
+Lane = list[int]  # rows of the batch, of one group
+Row = list[Lane]  # behind a shared prompt, what stands in each lane; else what stands in the one lane, in order
 
 
 def _up(value: int, multiple: int) -> int:
@@ -91,37 +94,77 @@ def padded(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
     return [[[row]] for row in sequences.rows.tolist()], Shape(0, prompt, 1, lane, lane)
 
 
-def shared(sequences: Sequences, budget: Budget) -> Iterator[tuple[list[Row], Shape]]:
-    """Rows of 1, 2, 4, ... lanes behind a prompt."""
-    chosen = sequences.rows
-    longest = int(sequences.length[chosen].max(initial=1))
+def shared(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
+    """A prompt and the lanes of its group, as many in a row as the budget allows; several completions in a lane."""
+    longest = int(sequences.length[sequences.rows].max(initial=1))
     lane = _up(bucket(longest, sequences.width), budget.multiple)
     prompt = _up(sequences.prompt_width, budget.multiple)
-    groups: dict[int, list[int]] = collections.defaultdict(list)
-    for row in chosen.tolist():
-        groups[int(sequences.prompt_id[row])].append(row)
-    filled = [_first_fit(rows, sequences.length, lane) for rows in groups.values()]
-    most = max(map(len, filled), default=1)
-    lanes = 1
-    while True:
-        if lanes > 1 and budget.tokens and prompt + lanes * lane > budget.tokens:
-            return
-        rows = [of_group[i : i + lanes] for of_group in filled for i in range(0, len(of_group), lanes)]
-        yield rows, Shape(0, prompt, lanes, lane, lanes * lane)
-        if lanes >= most:
-            return
-        lanes *= 2
+    groups = _groups(sequences)
+    most = max(map(len, groups), default=1)
+    if budget.tokens:
+        rows_of_group = -(-most // max(1, (budget.tokens - prompt) // lane))
+        most = -(-most // rows_of_group)
+    filled = [_first_fit(rows, sequences.length, lane) for rows in groups]
+    rows = [of_group[i : i + most] for of_group in filled for i in range(0, len(of_group), most)]
+    return rows, Shape(0, prompt, most, lane, most * lane)
+
+
+def trees(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
+    """Rows of one lane, in which groups stand one after the other: a prompt, then its completions."""
+    longest = int((sequences.prompt_length + sequences.length)[sequences.rows].max(initial=1))
+    limit = sequences.prompt_width + sequences.width
+    lane = _up(TREE * bucket(longest, limit), budget.multiple)
+    rows: list[Row] = []
+    room = 0
+    for group in _groups(sequences):
+        prompt = int(sequences.prompt_length[group[0]])
+        left = sorted(group, key=lambda row: (-sequences.length[row], row))
+        while left:
+            fits = [row for row in left if prompt + sequences.length[row] <= room]
+            if not fits:
+                rows.append([])
+                room = lane
+                continue
+            tree: Lane = []
+            room -= prompt
+            for row in fits:
+                if sequences.length[row] <= room:
+                    tree.append(row)
+                    room -= int(sequences.length[row])
+            rows[-1].append(tree)
+            left = [row for row in left if row not in tree]
+    return rows, _one_lane(sequences, rows, lane)
 
 
 def alone(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
-    """Whole sequences, prompts included, in rows of one lane."""
+    """Rows of one lane, in which whole sequences stand one after the other, each with a prompt of its own."""
     chosen = sequences.rows
     total = sequences.prompt_length + sequences.length
     limit = sequences.prompt_width + sequences.width
     lane = _up(bucket(int(total[chosen].max(initial=1)), limit), budget.multiple)
-    rows = [[lane_rows] for lane_rows in _first_fit(chosen.tolist(), total, lane)]
-    most = max((int(sequences.length[row[0]].sum()) for row in rows), default=1)
-    return rows, Shape(0, 0, 1, lane, _up(bucket(most, lane), budget.multiple))
+    rows = [[[row] for row in lane_rows] for lane_rows in _first_fit(chosen.tolist(), total, lane)]
+    return rows, _one_lane(sequences, rows, lane)
+
+
+def _one_lane(sequences: Sequences, rows: list[Row], lane: int) -> Shape:
+    """With room for the completions of the fullest row, in eighths of the lane."""
+    most = max((sum(int(sequences.length[tree].sum()) for tree in row) for row in rows), default=1)
+    return Shape(0, 0, 1, lane, min(lane, _up(most, -(-lane // 8))))
+
+
+def _groups(sequences: Sequences) -> list[list[int]]:
+    """Rows to compute by group, groups in the order of their first row.
+
+    Raises:
+      ValueError: rows of one group have prompts of different lengths: what they share would not be theirs.
+    """
+    groups: dict[int, list[int]] = collections.defaultdict(list)
+    for row in sequences.rows.tolist():
+        groups[int(sequences.prompt_id[row])].append(row)
+    for group, rows in groups.items():
+        if len(lengths := set(sequences.prompt_length[rows].tolist())) > 1:
+            raise ValueError(f"prompt_id {group}: prompts of {sorted(lengths)} tokens; expected one prompt a group")
+    return list(groups.values())
 
 
 def _first_fit(rows: Sequence[int], length: np.ndarray, width: int) -> list[Lane]:
@@ -139,13 +182,10 @@ def _first_fit(rows: Sequence[int], length: np.ndarray, width: int) -> list[Lane
     return lanes
 
 
-def passes(rows: int, shape: Shape, budget: Budget) -> Iterator[tuple[int, Shape]]:
-    """(passes, shape of each): every power of two of rows on a device that the budget allows."""
-    most = max(1, budget.tokens // shape.width) if budget.tokens else max(1, -(-rows // budget.devices))
-    on_device = 1
-    while True:
-        of_pass = min(on_device, most) * budget.devices
-        yield max(1, -(-rows // of_pass)), dataclasses.replace(shape, rows=of_pass)
-        if on_device >= most:
-            return
-        on_device *= 2
+def passes(rows: int, shape: Shape, budget: Budget) -> tuple[int, Shape]:
+    """(passes, shape of each), with as many rows on a device as the budget allows, or the power of two that holds all
+    where those are fewer."""
+    needed = 1 << (-(-max(1, rows) // budget.devices) - 1).bit_length()
+    on_device = min(needed, max(1, budget.tokens // shape.width)) if budget.tokens else needed
+    of_pass = on_device * budget.devices
+    return max(1, -(-rows // of_pass)), dataclasses.replace(shape, rows=of_pass)

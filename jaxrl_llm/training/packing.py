@@ -22,7 +22,7 @@ from jaxrl_llm.algorithm import Algorithm, rows_with_gradient
 from jaxrl_llm.sharding import to_host
 from jaxrl_llm.training import layouts
 from jaxrl_llm.training.layouts import Budget, Row, Sequences, Shape
-from jaxrl_llm.types import Array, Rollout, TrainBatch
+from jaxrl_llm.types import BRANCHES, Array, Rollout, TrainBatch
 
 _CALL = 64  # tokens' worth of time that a pass costs whatever its size
 
@@ -62,7 +62,9 @@ def plain(batch: Rollout | TrainBatch) -> Packing:
     return Packing(
         source=start * (prompt + width) + jnp.arange(prompt + width)[None],
         positions=jnp.concatenate([jnp.broadcast_to(columns, (rows, prompt)), length + tokens], axis=1),
-        segments=jnp.concatenate([columns < length, jnp.ones((rows, width), bool)], axis=1).astype(jnp.int32),
+        segments=jnp.concatenate(
+            [jnp.where(columns < length, BRANCHES, 0), jnp.full((rows, width), BRANCHES + 1)], axis=1
+        ),
         column=jnp.concatenate([last, jnp.broadcast_to(prompt + tokens[:, :-1], (rows, width - 1))], axis=1),
         target=start * width + tokens,
         prompt=prompt,
@@ -108,10 +110,10 @@ def pack(sequences: Sequences, budget: Budget) -> tuple[list[Packing], Saved]:
 
     There is at least one pass: without rows to compute it is padding.
     """
-    candidates = [layouts.padded(sequences, budget)]
-    if budget.share:
-        candidates = [*layouts.shared(sequences, budget), layouts.alone(sequences, budget)]
-    options = [(rows, *of_pass) for rows, shape in candidates for of_pass in layouts.passes(len(rows), shape, budget)]
+    layout = [layouts.shared, layouts.trees if budget.trees else layouts.alone] if budget.share else [layouts.padded]
+    options = []
+    for rows, shape in (of(sequences, budget) for of in layout):
+        options.append((rows, *layouts.passes(len(rows), shape, budget)))
 
     def cost(option: tuple[list[Row], int, Shape]) -> int:
         """In columns on one device."""
@@ -139,37 +141,42 @@ def _lay(sequences: Sequences, rows: list[Row], shape: Shape) -> Packing:
         positions[i, at : at + count] = position + span
         segments[i, at : at + count] = segment
 
+    def predict(i: int, slot: int, b: int, last: int, at: int) -> None:
+        """The completion of row ``b``, which stands from column ``at`` on, its prompt ending in column ``last``."""
+        length = int(sequences.length[b])
+        span = slice(slot, slot + length)
+        column[i, span] = np.concatenate([[last], np.arange(at, at + length - 1)])
+        target[i, span] = b * sequences.width + np.arange(length)
+
     for i, row in enumerate(rows):
-        predicted = 0
+        slot = at = last = 0
         if shape.prompt:
-            of_prompt = row[0][0]
-            put(i, 0, of_prompt * row_width, 0, int(sequences.prompt_length[of_prompt]), 1)
+            first = row[0][0]
+            put(i, 0, first * row_width, 0, int(sequences.prompt_length[first]), BRANCHES)
         for j, lane in enumerate(row):
-            at = shape.prompt + j * shape.lane
-            for segment, b in enumerate(lane, start=1):
-                prompt, length = int(sequences.prompt_length[b]), int(sequences.length[b])
-                last = prompt - 1
-                if not shape.prompt:
-                    put(i, at, b * row_width, 0, prompt, segment)
-                    last = at + prompt - 1
-                    at += prompt
-                put(i, at, b * row_width + sequences.prompt_width, prompt, length, segment)
-                span = slice(predicted, predicted + length)
-                column[i, span] = np.concatenate([[last], np.arange(at, at + length - 1)])
-                target[i, span] = b * sequences.width + np.arange(length)
-                at, predicted = at + length, predicted + length
+            prompt, trunk = int(sequences.prompt_length[lane[0]]), BRANCHES
+            last = prompt - 1
+            if shape.prompt:
+                at = shape.prompt + j * shape.lane
+            else:
+                trunk *= j + 1
+                put(i, at, lane[0] * row_width, 0, prompt, trunk)
+                last, at = at + last, at + prompt
+            for branch, b in enumerate(lane, start=1):
+                put(i, at, b * row_width + sequences.prompt_width, prompt, int(sequences.length[b]), trunk + branch)
+                predict(i, slot, b, last, at)
+                at, slot = at + int(sequences.length[b]), slot + int(sequences.length[b])
     return Packing(source, positions, segments, column, target, prompt=shape.prompt, lanes=shape.lanes)  # type: ignore[arg-type]
 
 
 def _saved(sequences: Sequences, rows: list[Row], passes: int, shape: Shape) -> Saved:
     row_width = sequences.prompt_width + sequences.width
     chosen = sequences.rows
-    stated = sum(int(sequences.prompt_length[row[0][0]]) for row in rows) if shape.prompt else None
-    needed = int(sequences.prompt_length[chosen].sum())
+    first = [lane[0] for row in rows for lane in (row[:1] if shape.prompt else row)]  # of each prompt that stands
     return Saved(
         plain=len(sequences.length) * row_width,
         of_rows=(len(sequences.length) - len(chosen)) * row_width,
-        of_prompts=0 if stated is None else needed - stated,
+        of_prompts=int(sequences.prompt_length[chosen].sum() - sequences.prompt_length[first].sum()),
         computed=passes * shape.rows * shape.width,
         predicted=passes * shape.rows * shape.predicted,
     )

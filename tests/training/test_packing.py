@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from jaxrl_llm.training.layouts import Budget, Sequences
 from jaxrl_llm.training.packing import Packing, Saved, pack, plain
-from jaxrl_llm.types import Rollout
+from jaxrl_llm.types import BRANCHES, Rollout
 
 GROUPS, WIDTH, PROMPT = 4, 40, 9
 
@@ -36,6 +36,7 @@ budgets = st.builds(
     devices=st.sampled_from([1, 2, 8]),
     multiple=st.sampled_from([1, 4]),
     share=st.booleans(),
+    trees=st.booleans(),
 )
 
 
@@ -49,8 +50,10 @@ def seen(part: Packing, row: int, column: int) -> list[tuple[int, int]]:
 
     found = []
     for other in range(column + 1):
-        same = lane(other) == lane(column) and part.segments[row, other] == part.segments[row, column]
-        if same or (lane(other) == -1 and lane(column) >= 0 and part.segments[row, other]):
+        mine, its = int(part.segments[row, column]), int(part.segments[row, other])
+        trunk = mine // BRANCHES * BRANCHES
+        same = lane(other) == lane(column) and (its == mine or (trunk and its == trunk))
+        if same or (lane(other) == -1 and lane(column) >= 0 and its):
             found.append((int(part.source[row, other]), int(part.positions[row, other])))
     return found
 
@@ -113,11 +116,13 @@ def test_a_group_of_equal_completions_shares_one_prompt_without_a_column_of_padd
     assert saved == Saved(plain=40960, of_rows=0, of_prompts=16 * 7 * 64, computed=33792, predicted=32768)
 
 
-def test_samples_of_one_prompt_each_are_packed_whole():
-    of = uniform(12, 1, 8, 40)
-    short = dataclasses.replace(of, length=np.full(12, 4))
-    parts, saved = pack(short, Budget(0))
-    assert parts[0].prompt == 0 and parts[0].source.shape == (12, 16) and saved.computed < saved.plain / 2
+def test_short_completions_of_several_prompts_stand_in_one_lane():
+    of = dataclasses.replace(uniform(12, 2, 8, 40), length=np.full(24, 4))
+    parts, saved = pack(of, Budget(0))
+    assert parts[0].prompt == 0 and parts[0].source.shape == (8, 32), "two prompts and their completions in a row"
+    assert saved.of_prompts == 12 * 8 and saved.computed == 8 * 32, "six rows, and two to fill a power of two"
+    _, of_kernel = pack(of, Budget(0, trees=False))
+    assert of_kernel.of_prompts < saved.of_prompts, "an attention kernel knows no trunk"
 
 
 def test_the_plain_packing_is_the_padded_one():
@@ -140,3 +145,9 @@ def test_rows_that_are_not_computed_leave_no_pass_without_a_row():
     of = uniform(2, 2, 3, 5)
     parts, saved = pack(dataclasses.replace(of, kept=np.zeros(4, bool)), Budget(64, devices=8))
     assert len(parts) == 1 and (np.asarray(parts[0].source) == -1).all() and saved.shares()["rows"] == 1
+
+
+def test_a_group_of_several_prompts_is_refused():
+    of = dataclasses.replace(uniform(2, 2, 3, 5), prompt_length=np.array([3, 3, 2, 3]))
+    with pytest.raises(ValueError, match=r"prompt_id 1: prompts of \[2, 3\] tokens; expected one prompt a group"):
+        pack(of, Budget(64))
