@@ -89,6 +89,7 @@ def _train(
             key = step_key(settings.seed, GREEDY, step)
             greedy = complete_greedily(session, prepared, completions, settings, judge, key)
         baseline = time.perf_counter()
+        del prepared  # the update needs its memory
         lesson = learn(step, settings, session, programs, state, reference, completions, greedy)
         state = lesson.state
         prepared = session.prepare(state.params)
