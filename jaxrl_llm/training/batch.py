@@ -157,6 +157,8 @@ def _describe(rollout: Rollout, judged: Judged, mask: Array, loop: LoopSettings)
         "length": Mean.of(rollout.mask.sum(axis=1)),
         "truncated": Mean.of(rollout.truncated),
         "repeat_ratio": Mean.of(endless, rollout.truncated),
+        # of all rows and without bias, where the policy's own `entropy` is of the rows that the update computes
+        "sampled_entropy": Mean.of(-rollout.sampler_logprobs, rollout.mask),
         "kept_tokens": Mean(jnp.sum(mask, dtype=jnp.float32), jnp.sum(rollout.mask, dtype=jnp.float32)),
     }
     if judged.greedy_rewards is not None:
