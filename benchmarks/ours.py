@@ -189,7 +189,7 @@ def warm(measure: Callable[[], dict[str, float]], count: int) -> Iterator[dict[s
 
     compiled: list[str] = []
 
-    def listen(event: str, _: float, **__: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(COMPILED):
             compiled.append(event)
 
