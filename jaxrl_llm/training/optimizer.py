@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl_llm.core.rounding import stochastic_round
+from jaxrl_llm.core.rounding import cheap_bits, stochastic_round
 from jaxrl_llm.training.offload import HOST_MEMORY, to_device_memory, to_host_memory
 
 
@@ -93,7 +93,7 @@ def store_in_bfloat16(adam: optax.GradientTransformation, seed: int) -> optax.Gr
 
         def bits(path: Any, x: jax.Array) -> jax.Array:
             of_leaf = jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode()))
-            return jax.random.bits(of_leaf, x.shape, jnp.uint32)
+            return cheap_bits(of_leaf, x.shape)
 
         drawn = jax.tree_util.tree_map_with_path(bits, new.mu)  # type: ignore[attr-defined]
         mu = jax.tree.map(stochastic_round, new.mu, drawn)  # type: ignore[attr-defined]

@@ -1,12 +1,13 @@
-"""Stochastic rounding, over every bfloat16 and every draw: no statistics."""
+"""Stochastic rounding, over every bfloat16 and every draw, without statistics; and the bits that it draws."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl_llm.core.rounding import stochastic_round
+from jaxrl_llm.core.rounding import cheap_bits, stochastic_round
 
 EVERY_DRAW = np.arange(2**16, dtype=np.uint32)
 EVERY_BFLOAT16 = (np.arange(2**16, dtype=np.uint32) << 16).view(np.float32)
@@ -53,3 +54,33 @@ def test_a_finite_number_stays_finite_and_nan_with_low_bits_alone_stays_nan():
     got = rounded([largest, -largest], [0xFFFF, 0xFFFF]).astype(np.float32)
     np.testing.assert_array_equal(got, [jnp.finfo(jnp.bfloat16).max, jnp.finfo(jnp.bfloat16).min])
     assert np.isnan(rounded(np.array([0x7F800001], np.uint32).view(np.float32), [0])).all()  # cut, it were infinite
+
+
+def mixed(x: int) -> int:
+    """MurmurHash3's finalizer, in Python's integers."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        x = (x ^ x >> shift) * factor % 2**32
+    return x
+
+
+def test_a_bit_pattern_follows_from_the_key_and_the_place_alone():
+    key, shape = jax.random.key(3), (3, 4, 5)
+    first, second = map(int, jax.random.bits(key, (2,), jnp.uint32))
+    wanted = [mixed(mixed((first + 0x9E3779B9 * place) % 2**32) ^ second) for place in range(60)]
+    np.testing.assert_array_equal(cheap_bits(key, shape).reshape(-1), wanted)
+    assert int(cheap_bits(key, ())) == wanted[0]
+
+
+def test_drawn_bits_are_all_different_uniform_and_know_nothing_of_each_other():
+    count = 2**16
+    drawn = [np.asarray(cheap_bits(jax.random.key(seed), (256, 256))) for seed in range(2)]
+    assert len(np.unique(drawn[0])) == count  # both steps of the formula are one to one
+    halves = {(seed, half): bits >> 16 * half & 0xFFFF for seed, bits in enumerate(drawn) for half in range(2)}
+    for numbers in halves.values():
+        found = np.bincount(numbers.reshape(-1) >> 8, minlength=256)
+        chi_squared = ((found - count / 256) ** 2 / (count / 256)).sum()
+        assert abs(chi_squared - 255) < 4 * np.sqrt(2 * 255)  # mean and deviation of χ² with 255 degrees of freedom
+    low, high, other = halves[0, 0], halves[0, 1], halves[1, 0]
+    for one, two in ((low, high), (low, other), (low[1:], low[:-1]), (low[:, 1:], low[:, :-1])):
+        # the correlation of independent numbers has a deviation of 1 / √count
+        assert abs(np.corrcoef(one.reshape(-1), two.reshape(-1))[0, 1]) < 4 / np.sqrt(count)
