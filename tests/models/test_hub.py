@@ -125,6 +125,33 @@ def test_a_shard_cut_short_is_refused_by_name(sharded):
     refused(sharded, f"{file}: damaged or cut short")
 
 
+def test_a_fingerprint_is_of_what_is_read_and_not_of_where_it_lies(folder, tmp_path):
+    of_folder, elsewhere = hub.fingerprint(folder), tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    (elsewhere / "notes.md").write_text("no part of the model")
+    assert hub.fingerprint(elsewhere) == of_folder
+    weights = elsewhere / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert hub.fingerprint(elsewhere) != of_folder
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    (elsewhere / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert hub.fingerprint(elsewhere) != of_folder
+    assert hub.fingerprint(weights) == hub.fingerprint(folder / "model.safetensors")
+
+
+def test_a_large_file_is_known_by_its_end_too(tmp_path):
+    large = tmp_path / "model.gguf"
+    with large.open("wb") as file:
+        file.truncate(50 << 20)
+    before = hub.fingerprint(large)
+    with large.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    assert hub.fingerprint(large) != before
+
+
 def test_a_missing_shard_is_named(sharded):
     file = sharded / "model-00002-of-00004.safetensors"
     file.unlink()

@@ -52,6 +52,25 @@ def test_a_layout_says_what_a_torch_linear_computes(case):
             np.testing.assert_allclose(np.tensordot(x, ours, inputs).reshape(-1), tensor @ x.reshape(-1))
 
 
+@pytest.mark.parametrize("case", tiny.CASES)
+def test_a_part_of_a_layer_is_that_part_of_the_whole_and_no_more_is_read(case):
+    rng = np.random.default_rng(0)
+    for weight in weights.weight_table(from_hf(tiny.hf_config(case), case)):
+        tensor, shape = rng.standard_normal(weight.hf_shape), weight.layer_shape
+        whole = weights.from_hf_layout(weight, tensor)
+        for axis, size in enumerate(shape):
+            index = tuple(slice(size // 2, size) if i == axis else slice(None) for i in range(len(shape)))
+            read = []
+
+            def part_of(wanted, tensor=tensor, read=read):
+                read.append(tensor[wanted].size)
+                return tensor[wanted]
+
+            np.testing.assert_array_equal(weights.read_layer(weight, index, part_of), whole[index])
+            if weight.axes[-len(shape) :][axis] in ("vocab", "embed", "heads", "kv_heads", "mlp"):  # what a mesh splits
+                assert read == [whole[index].size]
+
+
 def test_weights_are_split_by_the_axis_rules_where_the_mesh_divides_them():
     mesh = AbstractMesh((1, 4, 2, 1), MESH_AXES)
     places = weights.shardings(from_hf(public.CONFIGS["Qwen3-8B"], "Qwen3-8B"), mesh)  # type: ignore[arg-type]
