@@ -53,27 +53,25 @@ def attention() -> None:
     import jax.numpy as jnp
 
     from jaxrl_llm.models import hub
+    from jaxrl_llm.models.attention import by_lanes
     from jaxrl_llm.models.layers import Attention, rotary_angles
 
     config = hub.load_config(hub.resolve("embedded:tiny"))
-    ours = Attention(config, jnp.dtype(jnp.float32))
+    module = Attention(config, jnp.dtype(jnp.float32))
     x = jax.random.normal(jax.random.key(0), (ROWS * WIDTH, config.width))
     angles = rotary_angles(config, jnp.tile(jnp.arange(WIDTH), ROWS))
     segments = jnp.ones((ROWS, WIDTH), jnp.int32)
-    params = ours.init(jax.random.key(1), x, angles, segments)
+    params = module.init(jax.random.key(1), x, angles, segments, by_lanes)
 
-    class Library(Attention):
-        """The same projections around `jax.nn.dot_product_attention`."""
-
-        def __call__(self, x, angles, segments):  # type: ignore[override]
-            query, key, value = self._project(x, angles)
-            heads, keys, values = (part.reshape(*segments.shape, -1, config.head_size) for part in (query, key, value))
-            out = jax.nn.dot_product_attention(heads, keys, values, is_causal=True, scale=1.0)
-            return self._merge(out.reshape(query.shape)), None
+    def library(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+        heads = query.reshape(*segments.shape, config.heads, config.head_size)
+        return jax.nn.dot_product_attention(heads, key, value, is_causal=True, scale=1.0).reshape(query.shape)
 
     seconds = {}
-    for name, module in (("heads in front", ours), ("jax.nn.dot_product_attention", Library(config, ours.dtype))):
-        loss = jax.jit(jax.grad(lambda p, x, m=module: jnp.square(m.apply(p, x, angles, segments)[0]).sum()))  # type: ignore[index]
+    for name, attend in (("heads in front", by_lanes), ("jax.nn.dot_product_attention", library)):
+        loss = jax.jit(
+            jax.grad(lambda p, x, a=attend: jnp.square(module.apply(p, x, angles, segments, a)[0]).sum())  # type: ignore[index]
+        )
         seconds[name] = fastest(loss, params, x)
         print(f"attention with gradient, {name:<30} {seconds[name] * 1e3:.0f} ms")
     print(f"ratio {seconds['jax.nn.dot_product_attention'] / seconds['heads in front']:.2f}")

@@ -95,7 +95,8 @@ class Ours:
             kv_heads=shape.kv_heads, head_size=shape.head_size, mlp_width=shape.mlp_width, norm_epsilon=1e-6,
             rope_theta=1e6, max_positions=40960, tied=shape.tied, qkv_bias=False, qk_norm=True,
         )  # fmt: skip
-        model = decoder.functions(config)
+        chosen = self.settings.model
+        model = decoder.functions(config, dtype=chosen.dtype, remat=chosen.remat, attention=chosen.attention)
         mesh = make_mesh(self.settings.mesh)
         jax.set_mesh(mesh)
         params = jax.jit(model.init, out_shardings=weights.shardings(config, mesh))(jax.random.key(workload.seed))
