@@ -48,6 +48,7 @@ class Runs:
             "evaluation.tier": "easy",
             "checkpoint.every": 2,
             "log.rollouts_every": STEPS,
+            "log.tensorboard": False,
             "distributed.heartbeat_seconds": HEARTBEAT_SECONDS,
             "distributed.start_seconds": 60,
         }
@@ -83,20 +84,28 @@ def runs(tmp_path_factory) -> Runs:
     return Runs(tmp_path_factory.mktemp("multihost"))
 
 
-def wait_for_steps(run_dir: Path, count: int, processes: list[subprocess.Popen]) -> None:
+def wait_for_lines(file: Path, count: int, processes: list[subprocess.Popen]) -> None:
     deadline = time.monotonic() + LIMIT_SECONDS
-    while len(lines(run_dir / "speed.jsonl")) < count:
+    while len(lines(file)) < count:
         alive = all(process.poll() is None for process in processes)
         assert alive and time.monotonic() < deadline, [process.communicate() for process in processes]
         time.sleep(0.02)
 
 
-def test_two_processes_that_lose_one_and_start_again_end_as_one_process_does(runs, tmp_path):
+def test_two_processes_that_are_stopped_and_then_lose_one_end_as_one_process_does(runs, tmp_path):
     finish(runs.start("one"))
     one, two = runs.folder / "one", runs.folder / "two"
 
+    both = runs.start_two("two")
+    wait_for_lines(two / "starts.jsonl", 1, both)  # then the first step compiles, and the signal gets around
+    both[1].send_signal(signal.SIGTERM)
+    for process in both:
+        _, told = process.communicate(timeout=LIMIT_SECONDS)
+        assert process.returncode == 2 and "stopped by SIGTERM after step" in told
+    assert 1 <= len(lines(two / "speed.jsonl")) < 3
+
     survivor, killed = both = runs.start_two("two")
-    wait_for_steps(two, 3, both)  # a step after the first checkpoint, before the last
+    wait_for_lines(two / "speed.jsonl", 3, both)  # a step after a checkpoint, before the last
     killed.send_signal(signal.SIGKILL)
     _, told = survivor.communicate(timeout=HEARTBEAT_SECONDS + 20)
     killed.communicate()
