@@ -5,6 +5,7 @@ Command: python benchmarks/timing.py       (the matrix rate alone, FLOP a second
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -35,4 +36,5 @@ def roofline() -> float:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     print(roofline())
