@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
     c.model.source = "embedded:tiny"
     c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; parameters, statistics and log-probs are float32
     c.model.remat = "none"  # what the backward pass recomputes: none, layer (all of a layer), dots (all but matmuls)
+    # of scoring and update: auto (the device's kernel where it can run), xla, splash (TPU), cudnn (GPU, bfloat16)
+    c.model.attention = "auto"
 
     c.data = ConfigDict()
     # "task:NAME" (built in), "jsonl:PATH" (one file), or "hub:NAME" (a Hugging Face dataset)

@@ -194,11 +194,12 @@ class Model(NamedTuple):
 
     Attributes:
       init: (key) -> params, float32.
-      apply: (params, tokens [B, S], positions [B, S], segments [B, S], prompt = 0, lanes = 1) -> hidden states
-        [B, S, D] after the final norm. The first ``prompt`` columns of a row are a prompt that the rest of the row
-        shares; the rest is cut into ``lanes`` of equal width. A token sees the tokens at or before its own column that
-        are of its own lane and of its own segment or that one's trunk, see BRANCHES (the prompt is a lane of its own),
-        and from a lane also the whole prompt. Segment 0 is padding.
+      apply: (params, tokens [B, S], positions [B, S], segments [B, S], prompt = 0, lanes = 1, segments_per_lane = 1)
+        -> hidden states [B, S, D] after the final norm. The first ``prompt`` columns of a row are a prompt that the
+        rest of the row shares; the rest is cut into ``lanes`` of equal width. A token sees the tokens at or before its
+        own column that are of its own lane and of its own segment or that one's trunk, see BRANCHES (the prompt is a
+        lane of its own), and from a lane also the whole prompt. Segment 0 is padding. The kernel of TPU has no trunks,
+        and behind a prompt it wants the segments of a lane to be 1 to ``segments_per_lane``; else it gives NaN.
       head: (params) -> the part of them that ``unembed`` reads, in their structure.
       unembed: (params or that part, hidden [..., D]) -> logits float32 [..., V].
       prepare: (params) -> sampling layout: compute dtype, layers unstacked, head as [D, V]. Made once per rollout.

@@ -5,72 +5,16 @@ What a token sees is said once, at ``apply`` of :class:`jaxrl_llm.types.Model`.
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, PartitionSpec
 
-from jaxrl_llm.sharding import ROW_AXES, column_devices, row_devices
-from jaxrl_llm.types import Array
+from jaxrl_llm.types import BRANCHES, Array
 
 # Queries of one product. Their keys end where they do, which leaves out nearly half of the scores of a lane; much
 # narrower products run slower on CPU than they save.
 BLOCK = 128
 
 _HIDDEN = jnp.finfo(jnp.float32).min
-
-
-def attend(query: Array, key: Array, value: Array, segments: Array, *, prompt: int = 0, lanes: int = 1) -> Array:
-    """:func:`by_lanes` wherever the columns of a row lie: they may be split over the mesh axis `sequence`."""
-    local = functools.partial(by_lanes, prompt=prompt, lanes=lanes)
-    mesh = jax.sharding.get_abstract_mesh()
-    if column_devices(mesh) == 1:
-        return local(query, key, value, segments)
-    return _over_heads(local, mesh, query, key, value, segments)
-
-
-def _over_heads(
-    local: Callable[..., Array], mesh: AbstractMesh, query: Array, key: Array, value: Array, segments: Array
-) -> Array:
-    """``local`` on every device, for whole rows and some of the heads.
-
-    Columns are exchanged for heads before, and heads for columns after it (Ulysses; Jacobs et al., 2023, arXiv
-    2309.14509), so that nothing of the attention itself is split. Key/value heads that are too few are repeated.
-
-    Raises:
-      ValueError: `sequence` divides the query heads or the columns not.
-    """
-    rows, width, kv_heads, group, size = query.shape
-    columns, tensor = mesh.shape["sequence"], mesh.shape["tensor"]
-    if kv_heads * group % (tensor * columns):
-        tensor = 1  # heads that `tensor` does not divide are whole along it, as their weights are
-    if kv_heads * group % columns or width % columns:
-        raise ValueError(
-            f"mesh.sequence = {columns} does not divide the {kv_heads * group} heads and the {width} columns of a row"
-        )
-    ways = tensor * columns
-    copies = ways // math.gcd(kv_heads, ways)
-    query = query.reshape(rows, width, kv_heads * copies, group // copies, size)
-    key, value = (jnp.repeat(x, copies, axis=2) for x in (key, value))
-
-    def exchange(query: Array, key: Array, value: Array, segments: Array) -> Array:
-        whole = functools.partial(jax.lax.all_to_all, axis_name="sequence", split_axis=2, concat_axis=1, tiled=True)
-        heads = local(whole(query), whole(key), whole(value), segments)
-        return jax.lax.all_to_all(heads, "sequence", split_axis=1, concat_axis=2, tiled=True)
-
-    of_rows = ROW_AXES if rows % row_devices(mesh) == 0 else None
-    tokens = PartitionSpec(of_rows, "sequence", "tensor" if tensor > 1 else None)
-    out = jax.shard_map(
-        exchange,
-        mesh=mesh,
-        in_specs=(tokens, tokens, tokens, PartitionSpec(of_rows)),
-        out_specs=tokens,
-        check_vma=False,
-    )(query, key, value, segments)
-    return out.reshape(rows, width, kv_heads, group, size)
 
 
 def by_lanes(query: Array, key: Array, value: Array, segments: Array, *, prompt: int = 0, lanes: int = 1) -> Array:
@@ -103,6 +47,12 @@ def by_lanes(query: Array, key: Array, value: Array, segments: Array, *, prompt:
     shared = keys[:, :, 0], values[:, :, 0], of_prompt[:, 0] != 0
     parts = _causal(first, keys, values, of_prompt, None), _causal(*cut(prompt, width, lanes), of_lanes, shared)
     return jnp.concatenate([_join(part) for part in parts], axis=1)
+
+
+def sees(segment: Array, other: Array) -> Array:
+    """bool: whether tokens of ``segment`` see those of ``other`` before them: of their own, and of its trunk."""
+    trunk = segment & -BRANCHES
+    return (segment == other) | ((trunk == other) & (trunk != 0))
 
 
 def check_lanes(width: int, prompt: int, lanes: int) -> None:
@@ -138,7 +88,7 @@ def _causal(
     blocks = []
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
-        seen = segments[:, :, start:end, None] == segments[:, :, None, :end]
+        seen = sees(segments[:, :, start:end, None], segments[:, :, None, :end])
         seen &= columns[start:end, None] >= columns[:end]
         keys, values = key[:, :, :, :end], value[:, :, :, :end]
         blocks.append(_block(query[..., start:end, :], keys, values, seen, shared))

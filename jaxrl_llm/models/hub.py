@@ -35,6 +35,7 @@ class ModelSettings:
     source: str
     dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "layer", "dots"]
+    attention: Literal["auto", "xla", "splash", "cudnn"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,18 +136,25 @@ def load_params(path: Path, config: ModelConfig, *, mesh: Mesh | None = None) ->
     return weights.tree(config, lambda weight: _placed(weight, source, weights.leaf(places, weight)))
 
 
-def load(source: str, *, dtype: str = "float32", remat: str = "none", mesh: Mesh | None = None) -> Policy:
+def load(
+    source: str,
+    *,
+    dtype: str = "float32",
+    remat: str = "none",
+    attention: str = "auto",
+    mesh: Mesh | None = None,
+) -> Policy:
     """A model by its source (see :func:`resolve`), on ``mesh`` by the rules of `sharding.py` if one is given.
 
     Args:
       dtype: of the computation, float32 or bfloat16; the parameters are float32.
-      remat: what the backward pass recomputes, see ``decoder.functions``.
+      remat: what the backward pass recomputes, see ``decoder.functions``, and so is ``attention``.
     """
     from jaxrl_llm.models import decoder  # flax takes a second to import, and the settings above should not
 
     path = resolve(source)
     config = load_config(path)
-    model = decoder.functions(config, dtype=jnp.dtype(dtype), remat=remat)
+    model = decoder.functions(config, dtype=jnp.dtype(dtype), remat=remat, attention=attention)
     return Policy(config, load_params(path, config, mesh=mesh), model)
 
 

@@ -17,7 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrl_llm.models.attention import attend, by_lanes
+from jaxrl_llm.models.attend import attend
+from jaxrl_llm.models.attention import by_lanes
 from jaxrl_llm.models.config import Llama3RopeScaling, ModelConfig
 from jaxrl_llm.types import Array
 
@@ -163,13 +164,16 @@ class Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-      prompt, lanes: of the rows of a full sequence, see ``apply`` of :class:`jaxrl_llm.types.Model`.
+      attention_choice: of the full sequence, see :func:`jaxrl_llm.models.attend.implementation`.
+      prompt, lanes, segments_per_lane: of its rows, see ``apply`` of :class:`jaxrl_llm.types.Model`.
     """
 
     config: ModelConfig
     dtype: jnp.dtype
+    attention_choice: str = "xla"
     prompt: int = 0
     lanes: int = 1
+    segments_per_lane: int = 1
 
     def setup(self):
         self.attention_norm = RMSNorm(self.config.norm_epsilon)
@@ -182,7 +186,13 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def __call__(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, None]:
-        over_rows = functools.partial(attend, prompt=self.prompt, lanes=self.lanes)
+        over_rows = functools.partial(
+            attend,
+            prompt=self.prompt,
+            lanes=self.lanes,
+            segments_per_lane=self.segments_per_lane,
+            choice=self.attention_choice,
+        )
         attended, _ = self.attention(self.attention_norm(x), angles, segments, over_rows)
         return self._rest(x, attended), None
 

@@ -19,16 +19,17 @@ from jaxrl_llm.types import Array, Critic, Params
 
 
 @functools.cache
-def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none") -> Critic:
+def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none", attention: str = "auto") -> Critic:
     """The critic of policies of ``config``; equal arguments give the same object (jit caches on it).
 
     Parameters are {"trunk": the policy's without its output head, "value_head": {"kernel": [D], "bias": []}}.
 
     Args:
       config: of the policy.
-      dtype: as in :func:`jaxrl_llm.models.decoder.functions`, and so is ``remat``.
+      dtype, remat, attention: as of :func:`jaxrl_llm.models.decoder.functions`.
     """
-    trunk = decoder.functions(dataclasses.replace(config, tied=True), dtype=dtype, remat=remat)  # no head of its own
+    headless = dataclasses.replace(config, tied=True)
+    trunk = decoder.functions(headless, dtype=dtype, remat=remat, attention=attention)
 
     def init(params: Params) -> Params:
         """Copies of the policy's weights, where they lie, and a head of zeros: at first every value is 0."""
@@ -37,10 +38,8 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         head = {"kernel": jnp.zeros_like(scale), "bias": jnp.zeros_like(scale[0])}
         return {"trunk": jax.tree.map(jnp.copy, of_trunk), "value_head": head}
 
-    def apply(
-        params: Params, tokens: Array, positions: Array, segments: Array, prompt: int = 0, lanes: int = 1
-    ) -> Array:
-        return trunk.apply(params["trunk"], tokens, positions, segments, prompt, lanes)
+    def apply(params: Params, *rows: Any) -> Array:
+        return trunk.apply(params["trunk"], *rows)
 
     def value(params: Params, hidden: Array) -> Array:
         head = params["value_head"]

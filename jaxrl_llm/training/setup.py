@@ -74,10 +74,12 @@ def open_session(settings: Settings) -> Session:
         )
     stop_ids = dict.fromkeys([*tokenizer.stop_ids, *(tokenizer.token_id(text) for text in settings.sampling.stop)])
     mesh = make_mesh(settings.mesh)
-    policy = hub.load(settings.model.source, dtype=settings.model.dtype, remat=settings.model.remat, mesh=mesh)
+    of_model = settings.model
+    options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
+    policy = hub.load(of_model.source, **options, mesh=mesh)
     critic = None
     if needs_critic(settings.algorithm):
-        critic = value_head.functions(config, dtype=settings.model.dtype, remat=settings.model.remat)
+        critic = value_head.functions(config, **options)
     return Session(mesh, source, config, policy.model, policy.params, tokenizer, tuple(stop_ids), critic)
 
 

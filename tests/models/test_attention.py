@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.models import attention
+from jaxrl_llm.types import BRANCHES
 from tests.compilation import quick_jit
 
 # Float32 sums of up to 150 numbers of size 1, taken in another order: they differ by a few 1e-6.
@@ -26,6 +27,17 @@ ROWS = {
     "lanes that share a prompt": (6, [[1] * 4 + [0] * 2, [1] * 5 + [2] * 4, [3] * 7 + [0] * 2]),
     "lanes wider than a block": (5, [[1] * 5, [1] * (BLOCK + 3), [1] * 9 + [2] * (BLOCK - 10) + [0] * 4]),
     "a prompt wider than a block": (BLOCK + 4, [[1] * (BLOCK + 2) + [0] * 2, [1] * 3]),
+    "branches that share their trunk": (
+        0,
+        [
+            [BRANCHES] * 5
+            + [BRANCHES + 1] * 9
+            + [BRANCHES + 2] * 4
+            + [2 * BRANCHES] * 3
+            + [2 * BRANCHES + 1] * 4
+            + [0] * 3
+        ],
+    ),
     "a prompt of padding": (4, [[0] * 4, [1] * 3, [1] * 2 + [0]]),
 }
 
@@ -53,7 +65,8 @@ def sees(segments: np.ndarray, prompt: int, lanes: int) -> np.ndarray:
     for b in range(rows):
         for q in range(width):
             for k in range(q + 1):
-                own = lane[q] == lane[k] and segments[b, q] == segments[b, k]
+                trunk = segments[b, q] // BRANCHES * BRANCHES
+                own = lane[q] == lane[k] and (segments[b, k] == segments[b, q] or 0 < trunk == segments[b, k])
                 of_prompt = lane[q] >= 0 and lane[k] < 0 and segments[b, k] != 0
                 seen[b, q, k] = own or of_prompt
     return seen
