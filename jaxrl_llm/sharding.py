@@ -38,7 +38,7 @@ class MeshSettings:
     data: int
     fsdp: int
     tensor: int
-    sequence: int = 1
+    sequence: int
 
 
 def mesh_shape(settings: MeshSettings, devices: int) -> tuple[int, int, int, int]:

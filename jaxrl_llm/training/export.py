@@ -31,7 +31,7 @@ def last_params(run: Path) -> tuple[Path, ModelConfig, Params]:
         raise FileNotFoundError(f"{run}: no checkpoint yet: looked for {run / FOLDER}")
     source = hub.resolve(json.loads(file.read_text())["model"]["source"])
     config = hub.load_config(source)
-    mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1))
+    mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1, sequence=1))
     with Checkpoints(run, read_only=True) as checkpoints:
         abstract = jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),

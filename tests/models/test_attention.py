@@ -95,7 +95,7 @@ def test_a_row_of_lanes_is_one_dense_mask_over_the_row_forward_and_backward(case
     arguments, seen = inputs(segments), sees(segments, prompt, lanes)
 
     def by_lanes(query, key, value):
-        return attention.attend(query, key, value, jnp.asarray(segments), prompt=prompt, lanes=lanes)
+        return attention.by_lanes(query, key, value, jnp.asarray(segments), prompt=prompt, lanes=lanes)
 
     out, gradient = output_and_gradient(by_lanes, arguments, segments)
     expected, expected_gradient = output_and_gradient(lambda *a: dense(*a, seen), arguments, segments)
@@ -110,4 +110,4 @@ def test_a_row_of_lanes_is_one_dense_mask_over_the_row_forward_and_backward(case
 def test_columns_that_are_no_prompt_and_equal_lanes_are_refused(prompt, lanes):
     segments = np.ones((1, 10), np.int32)
     with pytest.raises(ValueError, match=f"row of 10 columns: expected a prompt of {prompt} and {lanes} lanes"):
-        attention.attend(*inputs(segments), jnp.asarray(segments), prompt=prompt, lanes=lanes)
+        attention.by_lanes(*inputs(segments), jnp.asarray(segments), prompt=prompt, lanes=lanes)

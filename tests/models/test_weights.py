@@ -85,7 +85,7 @@ def test_weights_are_split_by_the_axis_rules_where_the_mesh_divides_them():
 
 def test_loading_onto_a_mesh_places_the_same_numbers_by_those_rules(tmp_path):
     folder = str(tiny.write_case(tmp_path, "qwen2"))
-    mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1))
+    mesh = make_mesh(MeshSettings(data=1, fsdp=-1, tensor=1, sequence=1))
     plain, placed = hub.load(folder), hub.load(folder, mesh=mesh)
     places = weights.shardings(plain.config, mesh)
     for leaf, other, place in zip(*map(jax.tree.leaves, (plain.params, placed.params, places)), strict=True):

@@ -31,7 +31,7 @@ def setting(recipe: str = "lite_ppo", *overrides: str) -> Settings:
 
 def counted(name: str, settings: Settings, family: str = "qwen3") -> tuple[float, Work]:
     architecture = from_hf(CASES[family], family)
-    mesh = make_mesh(MeshSettings(1, 1, 1), jax.devices()[:1])
+    mesh = make_mesh(MeshSettings(1, 1, 1, 1), jax.devices()[:1])
     work = work_of(settings, architecture, sharding.mesh_shape(settings.mesh, 1))
     abstract = Abstract(settings, architecture, mesh)
     trips = iter([steps for steps, _ in work.phases] if name == "rollout" else [])

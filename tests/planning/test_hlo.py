@@ -61,7 +61,7 @@ def test_an_asynchronous_gather_counts_its_result_and_not_its_operand():
 
 
 def test_a_compiled_scan_counts_its_collective_once_a_trip():
-    mesh = make_mesh(MeshSettings(1, 4, 2))
+    mesh = make_mesh(MeshSettings(1, 4, 2, 1))
 
     def place(*axes):
         return NamedSharding(mesh, PartitionSpec(*axes))

@@ -95,7 +95,7 @@ def test_the_value_at_a_token_knows_the_tokens_before_it_and_not_the_token_itsel
 
 
 def test_the_critic_lies_on_the_mesh_as_the_policy_does():
-    mesh = make_mesh(MeshSettings(2, 2, 2))
+    mesh = make_mesh(MeshSettings(2, 2, 2, 1))
     weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
     params = CRITIC.init(weights)
     for name, tree in params["trunk"].items():

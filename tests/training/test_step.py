@@ -142,10 +142,10 @@ def test_a_slice_has_the_weights_of_its_own_step():
     np.testing.assert_array_equal(part.advantages, batch.advantages[:8])
 
 
-MESHES = [(1, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2)]
+MESHES = [(1, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1)]
 
 
-def trained_on(mesh_sizes: tuple[int, int, int]):
+def trained_on(mesh_sizes: tuple[int, int, int, int]):
     """Two steps of sampling and updating on a mesh: the texts, the losses, and the parameters."""
     settings = MeshSettings(*mesh_sizes)
     mesh = make_mesh(settings, jax.devices()[: int(np.prod(mesh_sizes))])
@@ -191,3 +191,19 @@ def test_a_mesh_of_eight_devices_gives_one_devices_texts_losses_and_parameters(s
     np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
     # Adam divides by the root of the squared gradient: a gradient of float32 noise moves a weight by up to the rate
     assert_same(weights, wanted, absolute=2e-4)
+
+
+def test_a_step_compiles_nothing_that_the_step_before_it_has_compiled():
+    """What a program returns lies where its arguments lay, also on a mesh that leaves every array whole."""
+    mesh = make_mesh(MeshSettings(1, 1, 1, 1), jax.devices()[:1])
+    algorithm, optimizer = policies.algorithm(), optax.adamw(1e-3)
+    with jax.set_mesh(mesh):
+        weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
+        update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64, jit=quick_jit)
+        state = init_state(weights, optimizer, algorithm)
+        batch, _ = policies.batch(algorithm, shard_rows(rollout(), mesh), REWARDS)
+        passes = [shard_rows(part, mesh) for part in passes_of(batch, PACKED)]
+        for _ in range(3):
+            state, _ = update(state, batch, passes)
+        programs = (update.gradients.program, update.apply)
+        assert [program._cache_size() for program in programs] == [1, 1]  # type: ignore[attr-defined]
