@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ def sees(segments: np.ndarray, prompt: int, lanes: int) -> np.ndarray:
     return seen
 
 
-def dense(query, key, value, seen):
+def dense(query, key, value, *, seen):
     scores = jnp.einsum("bqkgh,bskh->bkgqs", query, key)
     return jnp.einsum("bkgqs,bskh->bqkgh", jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf)), value)
 
@@ -98,7 +100,7 @@ def test_a_row_of_lanes_is_one_dense_mask_over_the_row_forward_and_backward(case
         return attention.by_lanes(query, key, value, jnp.asarray(segments), prompt=prompt, lanes=lanes)
 
     out, gradient = output_and_gradient(by_lanes, arguments, segments)
-    expected, expected_gradient = output_and_gradient(lambda *a: dense(*a, seen), arguments, segments)
+    expected, expected_gradient = output_and_gradient(functools.partial(dense, seen=seen), arguments, segments)
     np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE)
     for found, wanted in zip(gradient, expected_gradient, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
