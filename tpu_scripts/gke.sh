@@ -133,7 +133,7 @@ $([[ $CAPACITY != spot ]] || echo '                cloud.google.com/gke-spot: "t
                   ports:
                     - containerPort: 8471 # TPU runtime
                     - containerPort: 8080 # between slices
-                    - containerPort: 8476 # jax.distributed
+                    - containerPort: 8482 # jax.distributed
                   resources:
                     requests:
                       google.com/tpu: $CHIPS_PER_HOST

@@ -42,6 +42,7 @@ class Runs:
             "reward.wrong": 0.5,  # any number is worth something: a random model has a gradient
             "sampling.max_tokens": 16,
             "training.mini_batches": 2,
+            "training.skip_rows": False,  # fewer shapes to compile
             "optimizer.learning_rate": 1e-2,
             "evaluation.every": 2,
             "evaluation.problems": 4,
@@ -121,10 +122,8 @@ def test_two_processes_that_are_stopped_and_then_lose_one_end_as_one_process_doe
         got, expected = json.loads(line), json.loads(wanted)
         assert got.keys() == expected.keys()
         for name, value in expected.items():
-            if value is None:  # no policy metric where every row of a step was skipped
-                assert got[name] is None, name
-            else:  # gloo adds float32 in another order; KLs of on-policy tokens are rounding noise, below 1e-6
-                assert got[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+            # gloo adds float32 in another order; KLs of on-policy tokens are rounding noise, below 1e-6
+            assert got[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     wanted = exported(one, tmp_path / "one")
     for name, leaf in exported(two, tmp_path / "two").items():
         # measured: 1e-7; Adam has moved the parameters by about 1e-2 a step
