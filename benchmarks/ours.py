@@ -151,7 +151,7 @@ class Ours:
         mesh = self.session.mesh
         groups = np.asarray(rollout.prompt_id)
         rollout = shard_rows(trim(rollout), mesh)
-        work = passes_over(self.settings, mesh, rollout, groups)
+        work = passes_over(self.settings, self.session, rollout, groups)
         return jax.block_until_ready(self.programs.score(self.state.params, rollout, work.passes))
 
     def update(self, rollout: Any) -> Any:

@@ -100,7 +100,8 @@ def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, *, whole: tu
     """The partition of one array by its logical axes; it is not split along the mesh axes in ``whole``.
 
     An axis whose size the mesh axis does not divide stays whole on every device (two key/value heads over eight
-    devices, say), as the tensor-parallel layouts of the field do.
+    devices, say), as the tensor-parallel layouts of the field do. A mesh axis of one device is not named: programs
+    return arrays so, and would be compiled again for them.
 
     Raises:
       KeyError: a logical axis has no rule.
@@ -110,8 +111,10 @@ def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, *, whole: tu
         if axis not in RULES:
             raise KeyError(f"logical axis {axis!r} has no sharding rule; known: {', '.join(RULES)}")
         name = RULES[axis]
-        split = name is not None and name not in whole and size % mesh.shape[name] == 0
+        split = name is not None and name not in whole and mesh.shape[name] > 1 and size % mesh.shape[name] == 0
         names.append(name if split else None)
+    while names and names[-1] is None:
+        names.pop()
     return PartitionSpec(*names)
 
 

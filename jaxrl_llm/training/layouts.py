@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxrl_llm.types import BRANCHES
+
 MIN_BUCKET = 16  # tokens of the narrowest width
 BUCKETS = 4  # widths that an array may take, each compiled once
+COPIES = 9  # in a lane behind a prompt stand fewer completions than this under a kernel, which copies the prompt's keys
 TREE = 2  # longest sequences that a lane of several groups has room for; wider lanes waste less and attend to more
 
 
@@ -104,7 +107,7 @@ def shared(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
     if budget.tokens:
         rows_of_group = -(-most // max(1, (budget.tokens - prompt) // lane))
         most = -(-most // rows_of_group)
-    filled = [_first_fit(rows, sequences.length, lane) for rows in groups]
+    filled = [_first_fit(rows, sequences.length, lane, BRANCHES if budget.trees else COPIES) for rows in groups]
     rows = [of_group[i : i + most] for of_group in filled for i in range(0, len(of_group), most)]
     return rows, Shape(0, prompt, most, lane, most * lane)
 
@@ -128,12 +131,12 @@ def trees(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
             tree: Lane = []
             room -= prompt
             for row in fits:
-                if sequences.length[row] <= room:
+                if sequences.length[row] <= room and len(tree) < BRANCHES - 1:
                     tree.append(row)
                     room -= int(sequences.length[row])
             rows[-1].append(tree)
             left = [row for row in left if row not in tree]
-    return rows, _one_lane(sequences, rows, lane)
+    return rows, _one_lane(sequences, rows, lane, budget)
 
 
 def alone(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
@@ -143,13 +146,13 @@ def alone(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
     limit = sequences.prompt_width + sequences.width
     lane = _up(bucket(int(total[chosen].max(initial=1)), limit), budget.multiple)
     rows = [[[row] for row in lane_rows] for lane_rows in _first_fit(chosen.tolist(), total, lane)]
-    return rows, _one_lane(sequences, rows, lane)
+    return rows, _one_lane(sequences, rows, lane, budget)
 
 
-def _one_lane(sequences: Sequences, rows: list[Row], lane: int) -> Shape:
+def _one_lane(sequences: Sequences, rows: list[Row], lane: int, budget: Budget) -> Shape:
     """With room for the completions of the fullest row, in eighths of the lane."""
     most = max((sum(int(sequences.length[tree].sum()) for tree in row) for row in rows), default=1)
-    return Shape(0, 0, 1, lane, min(lane, _up(most, -(-lane // 8))))
+    return Shape(0, 0, 1, lane, min(lane, _up(most, _up(-(-lane // 8), budget.multiple))))
 
 
 def _groups(sequences: Sequences) -> list[list[int]]:
@@ -167,13 +170,15 @@ def _groups(sequences: Sequences) -> list[list[int]]:
     return list(groups.values())
 
 
-def _first_fit(rows: Sequence[int], length: np.ndarray, width: int) -> list[Lane]:
-    """First-fit decreasing: the longest first, each into the first lane with room (Johnson, 1973)."""
+def _first_fit(rows: Sequence[int], length: np.ndarray, width: int, most: int = BRANCHES) -> list[Lane]:
+    """First-fit decreasing: the longest first, each into the first lane with room (Johnson, 1973), fewer than ``most``
+    in a lane."""
     lanes: list[Lane] = []
     room: list[int] = []
     for row in sorted(rows, key=lambda row: (-length[row], row)):
         needed = int(length[row])
-        place = next((i for i, left in enumerate(room) if left >= needed), len(lanes))
+        fits = (i for i, left in enumerate(room) if left >= needed and len(lanes[i]) < most - 1)
+        place = next(fits, len(lanes))
         if place == len(lanes):
             lanes.append([])
             room.append(width)

@@ -8,10 +8,13 @@ import operator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxrl_llm.algorithm import Algorithm, needs_exact_kl, needs_sum_pi_squared, next_controls
+from jaxrl_llm.models.attend import implementation
+from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.sampling.keys import ORDER, step_key
 from jaxrl_llm.sharding import row_devices, shard_rows, to_host
 from jaxrl_llm.training.batch import Judged, Scored, rewards_of
@@ -63,7 +66,7 @@ def learn(
     algorithm = settings.algorithm
     rollout = shard_rows(trim(completions.rollout), session.mesh)
     judged = _judged(settings, completions, greedy)
-    scored, saved = _scored(settings, session.mesh, programs, state, reference, rollout)
+    scored, saved = _scored(settings, session, programs, state, reference, rollout)
     batch, controls, metrics = programs.batch(rollout, judged, scored, state.controls)
     state = dataclasses.replace(state, controls=controls)
     rows_of_parts = _mini_batches(settings, step)
@@ -72,7 +75,7 @@ def learn(
     def passes(policy: Algorithm | None) -> list[Work]:
         groups = np.asarray(completions.rollout.prompt_id)
         return [
-            passes_over(settings, session.mesh, part, groups[rows], policy)
+            passes_over(settings, session, part, groups[rows], policy)
             for part, rows in zip(parts, rows_of_parts, strict=True)
         ]
 
@@ -108,9 +111,21 @@ class Work(NamedTuple):
     saved: Saved
 
 
+def budget_of(settings: Settings, config: ModelConfig, mesh: Mesh) -> Budget:
+    """What a pass of a run may hold, with that mesh set."""
+    model = settings.model
+    return Budget(
+        settings.training.tokens_per_pass,
+        row_devices(mesh),
+        mesh.shape["sequence"],
+        share=settings.training.pack,
+        trees=implementation(model.attention, jnp.dtype(model.dtype), config.head_size) != "splash",
+    )
+
+
 def passes_over(
     settings: Settings,
-    mesh: Mesh,
+    session: Session,
     batch: Rollout | TrainBatch,
     groups: np.ndarray,
     algorithm: Algorithm | None = None,
@@ -121,10 +136,8 @@ def passes_over(
       groups: int [B], of the batch's rows.
       algorithm: if given, rows in which its policy finds no gradient are left out.
     """
-    training = settings.training
-    budget = Budget(training.tokens_per_pass, row_devices(mesh), mesh.shape.get("sequence", 1), share=training.pack)
-    passes, saved = pack_batch(batch, groups, budget, algorithm)
-    return Work([shard_rows(part, mesh) for part in passes], saved)
+    passes, saved = pack_batch(batch, groups, budget_of(settings, session.config, session.mesh), algorithm)
+    return Work([shard_rows(part, session.mesh) for part in passes], saved)
 
 
 def _sum(work: list[Work]) -> Saved:
@@ -166,7 +179,7 @@ def _judged(settings: Settings, completions: Completions, greedy: Completions | 
 
 def _scored(
     settings: Settings,
-    mesh: Mesh,
+    session: Session,
     programs: Programs,
     state: TrainState,
     reference: Params | None,
@@ -179,7 +192,7 @@ def _scored(
     of_policy = from_trainer or exact_in_reward or needs_sum_pi_squared(algorithm)
     if not of_policy and reference is None and critic is None:
         return Scored(rollout.sampler_logprobs), {}
-    passes, saved = passes_over(settings, mesh, rollout, to_host(rollout.prompt_id))
+    passes, saved = passes_over(settings, session, rollout, to_host(rollout.prompt_id))
     reference = to_device_memory(reference)
     policy = None
     if of_policy:

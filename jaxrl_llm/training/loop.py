@@ -167,7 +167,7 @@ def _save_rollout(
     step: int, settings: Settings, config: dict[str, Any], session: Session, programs: Programs, lesson: Lesson
 ) -> None:
     """With the scores of the policy that the step's updates left, which takes one more forward pass."""
-    work = passes_over(settings, session.mesh, lesson.rollout, to_host(lesson.rollout.prompt_id))
+    work = passes_over(settings, session, lesson.rollout, to_host(lesson.rollout.prompt_id))
     after = programs.score(lesson.state.params, lesson.rollout, work.passes)
     arrays = to_host(
         {

@@ -40,6 +40,7 @@ class Packing:
       target: int32 [R, C], that token, as an index into the completions [B, T] laid end to end; B · T for none.
       prompt: columns of the shared prompt.
       lanes: behind it.
+      segments_per_lane: at most, behind a prompt; what an attention kernel must know.
     """
 
     source: Array
@@ -49,6 +50,7 @@ class Packing:
     target: Array
     prompt: int = dataclasses.field(metadata={"static": True})
     lanes: int = dataclasses.field(metadata={"static": True})
+    segments_per_lane: int = dataclasses.field(metadata={"static": True}, default=1)
 
 
 def plain(batch: Rollout | TrainBatch) -> Packing:
@@ -62,9 +64,7 @@ def plain(batch: Rollout | TrainBatch) -> Packing:
     return Packing(
         source=start * (prompt + width) + jnp.arange(prompt + width)[None],
         positions=jnp.concatenate([jnp.broadcast_to(columns, (rows, prompt)), length + tokens], axis=1),
-        segments=jnp.concatenate(
-            [jnp.where(columns < length, BRANCHES, 0), jnp.full((rows, width), BRANCHES + 1)], axis=1
-        ),
+        segments=jnp.concatenate([columns < length, jnp.ones((rows, width), bool)], axis=1).astype(jnp.int32),
         column=jnp.concatenate([last, jnp.broadcast_to(prompt + tokens[:, :-1], (rows, width - 1))], axis=1),
         target=start * width + tokens,
         prompt=prompt,
@@ -121,7 +121,11 @@ def pack(sequences: Sequences, budget: Budget) -> tuple[list[Packing], Saved]:
         return passes * (shape.rows // budget.devices * shape.width + _CALL)
 
     rows, passes, shape = min(options, key=cost)
-    parts = [_lay(sequences, rows[i * shape.rows : (i + 1) * shape.rows], shape) for i in range(passes)]
+    copies = 1
+    if shape.prompt and not budget.trees:  # a power of two, so that few programs are compiled
+        copies = 1 << (max((len(lane) for row in rows for lane in row), default=1) - 1).bit_length()
+    of_passes = (rows[i * shape.rows : (i + 1) * shape.rows] for i in range(passes))
+    parts = [dataclasses.replace(_lay(sequences, part, shape), segments_per_lane=copies) for part in of_passes]
     return parts, _saved(sequences, rows, passes, shape)
 
 
@@ -152,18 +156,19 @@ def _lay(sequences: Sequences, rows: list[Row], shape: Shape) -> Packing:
         slot = at = last = 0
         if shape.prompt:
             first = row[0][0]
-            put(i, 0, first * row_width, 0, int(sequences.prompt_length[first]), BRANCHES)
+            put(i, 0, first * row_width, 0, int(sequences.prompt_length[first]), 1)
         for j, lane in enumerate(row):
-            prompt, trunk = int(sequences.prompt_length[lane[0]]), BRANCHES
+            prompt, segment = int(sequences.prompt_length[lane[0]]), 1
             last = prompt - 1
             if shape.prompt:
                 at = shape.prompt + j * shape.lane
-            else:
-                trunk *= j + 1
-                put(i, at, lane[0] * row_width, 0, prompt, trunk)
+            else:  # a completion alone goes on in its prompt's segment; several branch off
+                trunk = (j + 1) * BRANCHES
+                segment = j + 1 if len(lane) == 1 else trunk + 1
+                put(i, at, lane[0] * row_width, 0, prompt, segment if len(lane) == 1 else trunk)
                 last, at = at + last, at + prompt
-            for branch, b in enumerate(lane, start=1):
-                put(i, at, b * row_width + sequences.prompt_width, prompt, int(sequences.length[b]), trunk + branch)
+            for branch, b in enumerate(lane):
+                put(i, at, b * row_width + sequences.prompt_width, prompt, int(sequences.length[b]), segment + branch)
                 predict(i, slot, b, last, at)
                 at, slot = at + int(sequences.length[b]), slot + int(sequences.length[b])
     return Packing(source, positions, segments, column, target, prompt=shape.prompt, lanes=shape.lanes)  # type: ignore[arg-type]

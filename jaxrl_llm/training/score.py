@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxrl_llm.core import kl
 from jaxrl_llm.core.logprobs import log_prob_and_entropy, sum_pi_squared
 from jaxrl_llm.sampling.support import Sampling, support_logits
-from jaxrl_llm.sharding import ROW_AXES, constrain_rows, row_devices
+from jaxrl_llm.sharding import ROW_AXES, column_devices, constrain_rows, constrain_tokens, row_devices
 from jaxrl_llm.training.packing import Packing, plain
 from jaxrl_llm.types import Array, Critic, Model, Params, Rollout, TrainBatch
 
@@ -75,8 +75,11 @@ def predictions(
     packing = plain(batch) if packing is None else packing
     sequences = jnp.concatenate([batch.prompt_tokens, batch.tokens], axis=1).reshape(-1)
     tokens = jnp.where(packing.source < 0, 0, sequences[packing.source])
-    hidden = apply(params, tokens, packing.positions, packing.segments, packing.prompt, packing.lanes)
+    of_row = packing.prompt, packing.lanes, packing.segments_per_lane
+    hidden = apply(params, tokens, packing.positions, packing.segments, *of_row)
     hidden = jnp.take_along_axis(hidden, packing.column[..., None], axis=1)
+    if hidden.shape[1] % column_devices(jax.sharding.get_abstract_mesh()) == 0:
+        hidden = constrain_tokens(hidden)
     return Predictions(hidden, jnp.take(batch.tokens.reshape(-1), packing.target, mode="clip"), packing.target)
 
 

@@ -17,6 +17,7 @@ import optax
 
 from jaxrl_llm.algorithm import Algorithm, choose_tokens, needs_choice, needs_exact_kl, policy_loss, value_loss
 from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.training.offload import HOST_MEMORY
 from jaxrl_llm.training.packing import Packing
 from jaxrl_llm.training.score import Scorer, in_pass, score, score_values
 from jaxrl_llm.types import Array, Choice, Controls, Critic, Mean, Metrics, Model, Params, TrainBatch, TrainState
@@ -44,11 +45,11 @@ class Gradients:
     def __call__(
         self, params: Params, batch: TrainBatch, passes: Sequence[Packing], *others: Any
     ) -> tuple[Params, Metrics]:
-        shardings = shardings_of(params)
-        sums = None if len(passes) == 1 else _zeros(params, shardings)
+        places = places_of(params)
+        sums = None if len(passes) == 1 else _zeros(params, places)
         totals: Metrics = {}
         for packing in passes:
-            sums, metrics = self.program(sums, params, batch, packing, shardings, *others)
+            sums, metrics = self.program(sums, params, batch, packing, places, *others)
             totals = add_metrics(totals, metrics) if totals else metrics
         assert sums is not None
         # the loss counts once a step, however many parts it was summed from; so does the norm of the gradient
@@ -57,13 +58,13 @@ class Gradients:
 
     @functools.cached_property
     def program(self) -> Callable[..., tuple[Params, Metrics]]:
-        """(sums or None, params, batch, packing, shardings, *others) -> sums with a pass's gradients, its metrics.
+        """(sums or None, params, batch, packing, places, *others) -> sums with a pass's gradients, its metrics.
 
         The sums are donated.
         """
 
         def gradients(
-            sums: Params | None, params: Params, batch: TrainBatch, packing: Packing, shardings: Any, *others: Any
+            sums: Params | None, params: Params, batch: TrainBatch, packing: Packing, places: Places, *others: Any
         ) -> tuple[Params, Metrics]:
             def loss_of(params: Params) -> tuple[Array, Metrics]:
                 part = dataclasses.replace(batch, mask=in_pass(batch, packing))
@@ -72,29 +73,33 @@ class Gradients:
             (loss, metrics), found = jax.value_and_grad(loss_of, has_aux=True)(params)
             if sums is not None:
                 found = jax.tree.map(jnp.add, sums, found)
-            return _placed(found, shardings), metrics | {self.name: Mean(loss, jnp.zeros(()))}
+            return _placed(found, places), metrics | {self.name: Mean(loss, jnp.zeros(()))}
 
         return self.jit(gradients, donate_argnums=0, static_argnums=4)
 
 
-def shardings_of(params: Params) -> tuple[Any, ...] | None:
-    """Where parameters lie on the mesh that is set; None without one."""
+Places = tuple[jax.sharding.Sharding | None, ...] | None  # of the leaves of a tree
+
+
+def places_of(tree: Any) -> Places:
+    """Where leaves lie on the mesh that is set; None without one, and for leaves in the memory of hosts."""
     if jax.sharding.get_abstract_mesh().empty:
         return None
-    return tuple(x.sharding for x in jax.tree.leaves(params))
+    return tuple(None if x.sharding.memory_kind == HOST_MEMORY else x.sharding for x in jax.tree.leaves(tree))
 
 
-def _placed(tree: Params, shardings: tuple[Any, ...] | None) -> Params:
-    if shardings is None:
+def _placed(tree: Any, places: Places) -> Any:
+    """The tree where ``places`` says: what a program returns is what the next call of it was compiled for."""
+    if places is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    placed = [jax.lax.with_sharding_constraint(x, s) for x, s in zip(leaves, shardings, strict=True)]
-    return jax.tree.unflatten(structure, placed)
+    pairs = zip(leaves, places, strict=True)
+    return jax.tree.unflatten(structure, [x if s is None else jax.lax.with_sharding_constraint(x, s) for x, s in pairs])
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _zeros(params: Params, shardings: tuple[Any, ...] | None) -> Params:
-    return _placed(jax.tree.map(jnp.zeros_like, params), shardings)
+def _zeros(params: Params, places: Places) -> Params:
+    return _placed(jax.tree.map(jnp.zeros_like, params), places)
 
 
 def _apply(
@@ -135,7 +140,7 @@ class PolicyUpdate:
             batch = dataclasses.replace(batch, choice=self.choose(state.step, scores.logprobs, scores.entropy, batch))
         others = (state.step, state.controls, reference if self._exact else None)
         gradients, metrics = self.gradients(state.params, batch, passes, *others)
-        state, norm = self.apply(state, gradients)
+        state, norm = self.apply(state, gradients, places_of(state))
         return state, metrics | {"gradient_norm": norm}
 
     @property
@@ -184,14 +189,15 @@ class PolicyUpdate:
         return Gradients(loss_of, "loss", self.jit)
 
     @functools.cached_property
-    def apply(self) -> Callable[[TrainState, Params], tuple[TrainState, Mean]]:
-        """(state, gradients) -> the state after the step, the norm of the gradient. The state is donated."""
+    def apply(self) -> Callable[..., tuple[TrainState, Mean]]:
+        """(state, gradients, places) -> the state after the step, the norm of the gradient. The state is donated."""
 
-        def apply(state: TrainState, gradients: Params) -> tuple[TrainState, Mean]:
+        def apply(state: TrainState, gradients: Params, places: Places = None) -> tuple[TrainState, Mean]:
             params, opt_state, norm = _apply(self.optimizer, gradients, state.opt_state, state.params)
-            return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), norm
+            new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+            return _placed(new, places), norm
 
-        return self.jit(apply, donate_argnums=0)
+        return self.jit(apply, donate_argnums=0, static_argnums=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +214,7 @@ class CriticUpdate:
 
     def __call__(self, state: TrainState, batch: TrainBatch, passes: Sequence[Packing]) -> tuple[TrainState, Metrics]:
         gradients, metrics = self.gradients(state.critic_params, batch, passes)
-        state, norm = self.apply(state, gradients)
+        state, norm = self.apply(state, gradients, places_of(state))
         return state, metrics | {"critic_gradient_norm": norm}
 
     @functools.cached_property
@@ -219,11 +225,11 @@ class CriticUpdate:
         return Gradients(loss_of, "value_loss", self.jit)
 
     @functools.cached_property
-    def apply(self) -> Callable[[TrainState, Params], tuple[TrainState, Mean]]:
-        """(state, gradients) -> the state after the step, the norm of the gradient. The state is donated."""
+    def apply(self) -> Callable[..., tuple[TrainState, Mean]]:
+        """(state, gradients, places) -> the state after the step, the norm of the gradient. The state is donated."""
 
-        def apply(state: TrainState, gradients: Params) -> tuple[TrainState, Mean]:
+        def apply(state: TrainState, gradients: Params, places: Places = None) -> tuple[TrainState, Mean]:
             params, opt_state, norm = _apply(self.optimizer, gradients, state.critic_opt_state, state.critic_params)
-            return dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state), norm
+            return _placed(dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state), places), norm
 
-        return self.jit(apply, donate_argnums=0)
+        return self.jit(apply, donate_argnums=0, static_argnums=2)

@@ -193,16 +193,18 @@ def test_a_mesh_of_eight_devices_gives_one_devices_texts_losses_and_parameters(s
     assert_same(weights, wanted, absolute=2e-4)
 
 
-def test_a_step_compiles_nothing_that_the_step_before_it_has_compiled():
-    """What a program returns lies where its arguments lay, also on a mesh that leaves every array whole."""
-    mesh = make_mesh(MeshSettings(1, 1, 1, 1), jax.devices()[:1])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1)])
+def test_a_step_compiles_nothing_that_the_step_before_it_has_compiled(sizes):
+    """What a program returns lies where its arguments lay."""
+    mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: int(np.prod(sizes))])
     algorithm, optimizer = policies.algorithm(), optax.adamw(1e-3)
     with jax.set_mesh(mesh):
         weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
         update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64, jit=quick_jit)
         state = init_state(weights, optimizer, algorithm)
         batch, _ = policies.batch(algorithm, shard_rows(rollout(), mesh), REWARDS)
-        passes = [shard_rows(part, mesh) for part in passes_of(batch, PACKED)]
+        packed, _ = pack_batch(batch, rollout().prompt_id, Budget(100, row_devices(mesh)))
+        passes = [shard_rows(part, mesh) for part in packed]
         for _ in range(3):
             state, _ = update(state, batch, passes)
         programs = (update.gradients.program, update.apply)

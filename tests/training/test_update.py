@@ -47,7 +47,7 @@ def table(seed: int = 0) -> dict:
     return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
-def hidden_of(params, tokens, positions, segments, prompt, lanes):
+def hidden_of(params, tokens, positions, segments, prompt, lanes, segments_per_lane):
     return params["table"][tokens] + 0.01 * positions[..., None]
 
 
