@@ -166,7 +166,7 @@ def get_config() -> ConfigDict:
     # A group's completions share one copy of their prompt, several in a lane; False: a row is a completion, padded
     c.training.pack = True
     c.training.skip_rows = True  # rows without gradient are not computed; their tokens count in no policy metric
-    c.training.score_chunk = 1024  # tokens on one device whose logits are worked on at a time
+    c.training.score_chunk = 256  # tokens on one device whose logits are worked on at a time
     c.training.offload_reference = False  # the reference policy lies in the hosts' memory while nothing reads it
 
     c.mesh = ConfigDict()  # devices along each axis; -1 takes the rest, on one axis at most
