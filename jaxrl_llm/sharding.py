@@ -96,7 +96,9 @@ def lay_devices(shape: tuple[int, int, int, int], devices: list[Any]) -> np.ndar
     )
 
 
-def spec(axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, *, whole: tuple[str, ...] = ()) -> PartitionSpec:
+def spec(
+    axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, whole: tuple[str, ...] = ()
+) -> PartitionSpec:
     """The partition of one array by its logical axes; it is not split along the mesh axes in ``whole``.
 
     An axis whose size the mesh axis does not divide stays whole on every device (two key/value heads over eight

@@ -12,7 +12,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import ModelConfig
@@ -27,6 +28,9 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
+
+# Weights that were gathered along `fsdp` for a layer: no policy keeps them, or a device would hold the whole model.
+_GATHERED = "gathered weights"
 
 # A scan stores what the backward pass needs in stacked arrays, a copy a layer; a shallow decoder is unrolled instead.
 UNROLLED_LAYERS = 8
@@ -66,9 +70,12 @@ class Decoder(nn.Module):
         x = constrain_tokens(Embedding(c, name="embed")().astype(self.dtype)[tokens])
         if column_devices(jax.sharding.get_abstract_mesh()) == 1:
             x, positions = x.reshape(-1, c.width), positions.ravel()
-        layer = Layer
-        if (policy := REMAT_POLICIES[self.remat]) is not None:
-            layer = nn.remat(Layer, policy=policy, prevent_cse=False)
+        layer, policy, mesh = Layer, REMAT_POLICIES[self.remat], jax.sharding.get_abstract_mesh()
+        if not mesh.empty and mesh.shape["fsdp"] > 1 and not self.is_initializing():
+            layer = nn.map_variables(Layer, "params", functools.partial(_gather, c, self.dtype, mesh))
+            policy = policy or jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+        if policy is not None:
+            layer = nn.remat(layer, policy=policy, prevent_cse=False)
         layers = nn.scan(
             layer,
             variable_axes={"params": 0},
@@ -82,6 +89,35 @@ class Decoder(nn.Module):
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
         return RMSNorm(c.norm_epsilon, name="final_norm")(x).reshape(*tokens.shape, c.width)
+
+
+def _gather(config: ModelConfig, dtype: jnp.dtype, mesh: AbstractMesh, variables: Params) -> Params:
+    """The weights of a layer in the compute dtype, whole along `fsdp`; gradients are summed into their shards.
+
+    Left to itself, XLA gathers some of them twice in the backward pass, or cuts products into as many parts as devices.
+    """
+
+    def whole(weight: weights.Weight, x: Array) -> Array:
+        if weight.path[-1] == "scale":  # norms compute in float32 and are not split
+            return x
+        axes, shape = weight.axes[1:], weight.shape[1:]
+        gathered = _reshard(spec(axes, shape, mesh), spec(axes, shape, mesh, whole=("fsdp",)), x.astype(dtype))
+        return checkpoint_name(gathered, _GATHERED)
+
+    table = weights.tree(config, lambda weight: weight)["layers"]
+    return {"params": jax.tree.map(whole, table, variables["params"])}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _reshard(before: PartitionSpec, after: PartitionSpec, x: Array) -> Array:
+    """x laid out as ``after``; its gradient as ``before``, where the transpose of a constraint has it as ``after``."""
+    return jax.lax.with_sharding_constraint(x, after)
+
+
+_reshard.defvjp(
+    lambda before, after, x: (_reshard(before, after, x), None),
+    lambda before, after, _, gradient: (jax.lax.with_sharding_constraint(gradient, before),),
+)
 
 
 def _head_init(key: Array, shape: tuple[int, int]) -> Params:
