@@ -51,7 +51,7 @@ def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
 
     Raises:
       ImportError: no libtpu.
-      ValueError: a topology that the compiler refuses, or a mesh that cannot be laid over it.
+      ValueError: a topology that the compiler refuses.
     """
     if not installed():
         raise ImportError(f"--topology {topology.name} needs the compiler for TPUs (Linux, x86-64): {INSTALL}")
@@ -73,17 +73,11 @@ def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
             f"--topology {topology.name}: the compiler has {len(description.devices)} devices, expected "
             f"{topology.devices}"
         )
-    try:
-        return make_mesh(settings, list(description.devices))
-    except NotImplementedError as error:
-        raise ValueError(
-            f"mesh.fsdp = {settings.fsdp} and mesh.tensor = {settings.tensor} cannot be laid over {topology.name}: "
-            "every axis must be a product of whole sides of the box"
-        ) from error
+    return make_mesh(settings, list(description.devices))
 
 
 def compile_program(name: str, abstract: Abstract, *, unknown_trips: float, quick: bool) -> Compiled:
-    """Compiles "rollout", "score" or "update" and reads its memory and its collectives.
+    """Compiles one of `programs.PROGRAMS` and reads its memory and its collectives.
 
     Args:
       unknown_trips: of the sampler's loops, which end when every row has stopped.

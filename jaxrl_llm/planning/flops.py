@@ -1,19 +1,30 @@
-"""FLOPs of the three programs, of the whole mesh, by formula: XLA's own analysis counts the body of a loop once.
+"""FLOPs of one run of each program, of the whole mesh, by formula: XLA's own analysis counts the body of a loop once.
 
-Attention counts all S² pairs, masked or not: that is what the programs compute.
+What is computed is what the programs compute, padding and recomputation included. What is useful is what the model
+asks for: every completion once with its prompt, a group's prompt once, and the pairs of tokens that see each other.
 """
 
 from __future__ import annotations
 
+from jaxrl_llm.models.attention import BLOCK
 from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.planning.work import Work
+from jaxrl_llm.planning.work import Passes, Work
+
+_FORWARD = 2  # products of attention over all pairs: the scores, and their sum of values
+# The backward pass of a kernel computes the scores again: on TPU in either of its two kernels, on GPU in its one.
+_BACKWARD = {"xla": 4, "splash": 7, "cudnn": 5}
 
 
 def layer_flops(config: ModelConfig, tokens: float, pairs: float) -> float:
     """Forward FLOPs of one layer: 2 · tokens · weights of its matrices + 4 · pairs · N · H."""
     c = config
     matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + 3 * c.width * c.mlp_width
-    return 2.0 * tokens * matrices + 4.0 * pairs * c.heads * c.head_size
+    return 2.0 * tokens * matrices + product_flops(c, pairs) * _FORWARD
+
+
+def product_flops(config: ModelConfig, pairs: float) -> float:
+    """Of one product of attention: 2 · pairs · N · H."""
+    return 2.0 * pairs * config.heads * config.head_size
 
 
 def head_flops(config: ModelConfig, tokens: float) -> float:
@@ -21,48 +32,85 @@ def head_flops(config: ModelConfig, tokens: float) -> float:
     return 2.0 * tokens * config.width * config.vocab_size
 
 
+def causal_pairs(width: int) -> float:
+    """Pairs of ``width`` tokens that attention computes: each block of queries sees all keys up to its end."""
+    return sum((min(start + BLOCK, width) - start) * min(start + BLOCK, width) for start in range(0, width, BLOCK))
+
+
+def computed_pairs(passes: Passes) -> float:
+    """Of a packed row: those of the prompt, and of every lane with itself and with the prompt."""
+    prompt, lanes, lane = passes.packing.prompt, passes.packing.lanes, passes.lane
+    return causal_pairs(prompt) + lanes * (causal_pairs(lane) + lane * prompt)
+
+
 def rollout_flops(work: Work) -> float:
     """One prefill a prompt, then a decode step a token, each over the whole width of the cache at that time."""
     c, rows = work.config, work.rows
-    total = c.layers * layer_flops(c, work.prompts * work.prompt_width, work.prompts * work.prompt_width**2)
+    total = c.layers * layer_flops(c, work.prompts * work.prompt_width, work.prompts * causal_pairs(work.prompt_width))
     total += head_flops(c, work.prompts)
     for steps, width in work.phases:
         total += steps * (c.layers * layer_flops(c, rows, rows * (work.prompt_width + width)) + head_flops(c, rows))
     return total
 
 
-def forward_flops(work: Work, rows: int, *, padded: bool = True) -> float:
-    """A forward pass and the logits of all completions; ``padded``: with the columns that fill the last chunk."""
-    c, width = work.config, work.chunks * work.columns if padded else work.width
-    layers = c.layers * layer_flops(c, rows * work.sequence, rows * work.sequence**2)
-    return layers + head_flops(c, rows * width)
+def forward_flops(work: Work, program: str) -> float:
+    """A forward pass over all layers."""
+    passes = work.passes(program)
+    return work.config.layers * layer_flops(
+        work.config, passes.rows * passes.width, passes.rows * computed_pairs(passes)
+    )
+
+
+def logits_flops(work: Work, program: str) -> float:
+    """The logits of a pass, with the columns that fill the last chunk."""
+    chunks = work.chunks(program)
+    return head_flops(work.config, work.passes(program).rows * chunks.count * chunks.columns)
 
 
 def score_flops(work: Work) -> float:
-    return work.score_passes * forward_flops(work, work.rows)
+    return work.score_passes * (forward_flops(work, "score") + logits_flops(work, "score"))
 
 
 def update_flops(work: Work) -> float:
-    """Of one optimizer step: forward, twice that backward, and what the backward pass recomputes.
+    """Of one pass: forward, twice that backward, and what the backward pass computes again.
 
-    Recomputed are the logits where they come in several chunks, and of each layer: under "layer" all but the last
-    product of the MLP, which nothing reads again; under "dots" the two products of attention, which have a batch axis.
+    That is: the logits where they are not kept, and of each layer: under "layer" all but the last product of the MLP,
+    which nothing reads again; under "dots" the two products of attention, which have a batch axis. Of a reference that
+    is scored inside, the layers run once, and the logits once more.
     """
-    c, rows = work.config, work.rows_of_update
-    tokens, pairs = rows * work.sequence, rows * work.sequence**2
+    c, passes = work.config, work.passes("update")
+    tokens, pairs = passes.rows * passes.width, passes.rows * computed_pairs(passes)
     again = {
         "none": 0.0,
         "dots": layer_flops(c, 0, pairs),
         "layer": layer_flops(c, tokens, pairs) - 2.0 * tokens * c.width * c.mlp_width,
     }[work.remat]
-    total = 3 * forward_flops(work, rows) + c.layers * again
-    if work.chunks > 1:
-        total += head_flops(c, rows * work.chunks * work.columns)
-    return total + (work.choice + work.exact_kl) * forward_flops(work, rows)
+    layers, logits = forward_flops(work, "update"), logits_flops(work, "update")
+    backward = 2 * layers + c.layers * (_BACKWARD[work.attention] - 2 * _FORWARD) * product_flops(c, pairs)
+    total = layers + backward + c.layers * again + logits * (3 if work.chunks("update").kept else 4)
+    return total + work.exact_kl * (layers + 2 * logits)
+
+
+def useful_forward_flops(work: Work, passes: Passes) -> float:
+    """Of one of ``passes``, on average."""
+    c, prompt, width = work.config, work.prompt_width, work.width
+    tokens = passes.groups * prompt + passes.sequences * width
+    pairs = passes.groups * prompt * (prompt + 1) / 2 + passes.sequences * width * (prompt + (width + 1) / 2)
+    return (c.layers * layer_flops(c, tokens, pairs) + head_flops(c, passes.sequences * width)) / passes.count
 
 
 def useful_flops(work: Work) -> dict[str, float]:
-    """FLOPs of each program that the model itself asks for, without recomputation or filling: what MFU counts."""
-    forward = work.score_passes * forward_flops(work, work.rows, padded=False)
-    update = 3 * forward_flops(work, work.rows_of_update, padded=False)
-    return {"rollout": rollout_flops(work), "score": forward, "update": update}
+    """FLOPs of one run of each program that the model itself asks for: what MFU counts."""
+    score = work.score_passes * useful_forward_flops(work, work.score)
+    update = 3 * useful_forward_flops(work, work.update)
+    return {"rollout": rollout_flops(work), "score": score, "update": update, "apply": 0.0}
+
+
+def computed_flops(work: Work) -> dict[str, float]:
+    """FLOPs of the matrix products of one run of each program; the optimizer has none."""
+    return {
+        "rollout": rollout_flops(work),
+        "score": score_flops(work),
+        "update": update_flops(work),
+        "apply": 0.0,
+    }

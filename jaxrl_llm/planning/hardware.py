@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import re
 
@@ -80,14 +79,6 @@ class Topology:
     @property
     def is_tpu(self) -> bool:
         return self.chip.axes > 0
-
-    def holds(self, size: int) -> bool:
-        """Whether a mesh axis of ``size`` is a product of whole sides of the box: so `jax.make_mesh` wants it."""
-        if not self.is_tpu:
-            return True
-        sides = [*self.shape, self.chip.devices]
-        subsets = itertools.chain.from_iterable(itertools.combinations(sides, n) for n in range(len(sides) + 1))
-        return size in {math.prod(subset) for subset in subsets}
 
     def per_device(self, figure: float) -> float:
         """The share of a chip's figure that one device has."""

@@ -38,7 +38,8 @@ class Collective:
     Attributes:
       kind: one of KINDS.
       axes: of the mesh that its devices differ in, joined by "+"; "?" where the groups are no product of axes.
-      loop: whether it stands inside a loop.
+      trips: of the loops around it; 1 outside.
+      backward: whether it is of a backward pass.
       sites: places in the program.
       runs: of one run of the program.
       bytes: that one device receives in one run of the program, at least: (n - 1) / n of what an all-gather makes,
@@ -47,7 +48,8 @@ class Collective:
 
     kind: str
     axes: str
-    loop: bool
+    trips: float
+    backward: bool
     sites: int
     runs: float
     bytes: float
@@ -55,9 +57,12 @@ class Collective:
 
 @dataclasses.dataclass
 class _Computation:
+    """Instructions by name; ``backward`` names those that JAX made by transposing."""
+
     name: str
     entry: bool
     lines: dict[str, str] = dataclasses.field(default_factory=dict)
+    backward: set[str] = dataclasses.field(default_factory=set)
     root: str = ""
 
 
@@ -68,10 +73,12 @@ def _computations(text: str) -> dict[str, _Computation]:
         if current is None:
             if match := _COMPUTATION.match(line):
                 current = found[match[2]] = _Computation(match[2], match[1] is not None)
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # the settings of a kernel have lines that begin with one
             current = None
         elif match := _INSTRUCTION.match(line):
             current.lines[match[2]] = _NOISE.sub("", match[3])
+            if "transpose(jvp(" in match[3]:
+                current.backward.add(match[2])
             if match[1]:
                 current.root = match[2]
     return found
@@ -182,6 +189,32 @@ def _split(text: str) -> list[str]:
     return re.findall(r"\([^()]*\)|\w+\[[\d,]*\]", text)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Site:
+    """A collective instruction: as Collective, with the bytes of one run."""
+
+    kind: str
+    axes: str
+    trips: float
+    backward: bool
+    bytes: float
+
+
+def _site(name: str, computation: _Computation, trips: float, backward: bool, mesh: dict[str, int]) -> _Site | None:
+    """The collective that an instruction is; None of any other. ``backward``: whether what calls it is."""
+    line = computation.lines[name]
+    found = _COLLECTIVE.search(line)
+    if found is None:
+        return None
+    kind = found[1]
+    groups = _groups(line, mesh)
+    axes = _axes(groups, mesh, pairs=kind == "collective-permute")
+    result = _result_bytes(kind, bool(found[2]), line)
+    if computation.name.startswith("all-reduce-scatter"):  # a fusion that keeps one part of the sum
+        kind, result = "reduce-scatter", result // len(groups[0])
+    return _Site(kind, axes, trips, backward, _received(kind, result, len(groups[0])))
+
+
 def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> list[Collective]:
     """The collectives of a compiled program, largest first.
 
@@ -191,34 +224,33 @@ def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> li
       unknown_trips: of loops whose end the data decide.
     """
     computations = _computations(text)
-    entry = next(c for c in computations.values() if c.entry)
-    totals: dict[tuple[str, str, bool], list[float]] = collections.defaultdict(lambda: [0, 0.0, 0.0])
+    # XLA for TPU writes one collective into every fusion that it runs beside: they share a channel, which no two have.
+    sites: dict[str, _Site] = {}
 
-    def visit(computation: _Computation, times: float, loop: bool) -> None:
-        for line in computation.lines.values():
-            if found := _COLLECTIVE.search(line):
-                kind = found[1]
-                groups = _groups(line, mesh)
-                axes = _axes(groups, mesh, pairs=kind == "collective-permute")
-                result = _result_bytes(kind, bool(found[2]), line)
-                if computation.name.startswith("all-reduce-scatter"):  # a fusion that keeps one part of the sum
-                    kind, result = "reduce-scatter", result // len(groups[0])
-                size = _received(kind, result, len(groups[0]))
-                total = totals[kind, axes, loop]
-                for i, value in enumerate((1, times, times * size)):
-                    total[i] += value
+    def visit(computation: _Computation, times: float, of_backward: bool) -> None:
+        for name, line in computation.lines.items():
+            backward = of_backward or name in computation.backward
+            if site := _site(name, computation, times, backward, mesh):
+                found = re.search(r"channel_id=(\d+)", line)
+                key = found[1] if found else f"{computation.name}/{name}"
+                if key not in sites or site.trips < sites[key].trips:
+                    sites[key] = site
                 continue  # what a reduction applies holds no collective
             trips: float = 1
-            is_loop = _WHILE.search(line) is not None
-            if is_loop:
+            if _WHILE.search(line) is not None:
                 known = _trips(line, computation, computations)
                 trips = unknown_trips if known is None else known
             for one, several in _CALLED.findall(line):
-                names = [one] if one else re.findall(r"[\w.\-]+", several)
-                for name in names:
-                    if name in computations:
-                        visit(computations[name], times * trips, loop or is_loop)
+                for called in [one] if one else re.findall(r"[\w.\-]+", several):
+                    if called in computations:
+                        visit(computations[called], times * trips, backward)
 
-    visit(entry, 1.0, False)
-    found = [Collective(*key, int(sites), runs, size) for key, (sites, runs, size) in totals.items()]
+    visit(next(c for c in computations.values() if c.entry), 1.0, False)
+    grouped: dict[tuple[str, str, float, bool], list[float]] = collections.defaultdict(list)
+    for site in sites.values():
+        grouped[site.kind, site.axes, site.trips, site.backward].append(site.bytes)
+    found = [
+        Collective(kind, axes, trips, backward, len(sizes), len(sizes) * trips, sum(sizes) * trips)
+        for (kind, axes, trips, backward), sizes in grouped.items()
+    ]
     return sorted(found, key=lambda c: -c.bytes)

@@ -19,13 +19,18 @@ def _ways(partition: PartitionSpec, mesh: dict[str, int]) -> int:
 def _split_size(work: Work, weight: Weight, *, whole: tuple[str, ...] = ()) -> float:
     """Numbers of a weight on one device."""
     mesh = AbstractMesh(tuple(work.mesh.values()), tuple(work.mesh))
-    partition = spec(weight.axes, weight.shape, mesh, whole=whole)  # type: ignore[arg-type]
+    partition = spec(weight.axes, weight.shape, mesh, whole=whole)
     return math.prod(weight.shape) / _ways(partition, work.mesh)
 
 
 def parameter_bytes(work: Work) -> float:
-    """float32 parameters on one device; gradients and each of Adam's two moments are as large."""
+    """float32 parameters on one device; gradients are as large."""
     return FLOAT * sum(_split_size(work, weight) for weight in weights.weight_table(work.config))
+
+
+def moment_bytes(work: Work) -> float:
+    """One of Adam's two moments on one device."""
+    return parameter_bytes(work) / FLOAT * work.moment
 
 
 def sampling_bytes(work: Work) -> float:
@@ -38,6 +43,14 @@ def sampling_bytes(work: Work) -> float:
         if weight.path[0] == "embed" and work.config.tied:
             total += size * work.number
     return total
+
+
+def held_parameters(work: Work, program: str) -> float:
+    """Parameters on one device while a program runs: the reference may lie on the hosts where it is not read."""
+    reads = program == "score" or (program == "update" and work.exact_kl)
+    reference = work.reference and (reads or not work.offload_reference)
+    layout = sampling_bytes(work) if program == "rollout" else 0.0
+    return parameter_bytes(work) * (1 + reference) + layout
 
 
 def rollout_ways(work: Work) -> int:
@@ -58,19 +71,44 @@ def cache_bytes(work: Work, width: int | None = None) -> float:
     return positions / rollout_ways(work) * _token_bytes_of_cache(work)
 
 
-def _layer_activations(work: Work, rows: float, width: int) -> float:
-    """What one layer computes of ``rows`` rows on one device and holds until its backward pass."""
-    c, tensor = work.config, work.mesh["tensor"]
-    of_token = (2 * c.heads + 2 * c.kv_heads) * c.head_size / tensor + 3 * c.mlp_width / tensor + 4 * c.width
-    scores = c.heads / tensor * width * (FLOAT + work.number)  # float32 scores and their softmax
-    return rows * width * (of_token * work.number + scores)
+def tokens_on_device(work: Work, program: str) -> float:
+    """Columns of a pass on one device."""
+    passes = work.passes(program)
+    return passes.rows / work.row_ways * passes.width / work.mesh["sequence"]
+
+
+def layer_numbers(work: Work) -> float:
+    """Numbers that the products of one layer make of a token, on one device, without the scores of attention."""
+    c = work.config
+    return ((2 * c.heads + 2 * c.kv_heads) * c.head_size + 3 * c.mlp_width) / work.mesh["tensor"] + 4 * c.width
+
+
+def score_numbers(work: Work, program: str) -> float:
+    """Scores of attention that one layer holds of a pass, on one device; kernels hold none."""
+    if work.attention != "xla":
+        return 0.0
+    passes = work.passes(program)
+    ways = work.row_ways * work.mesh["tensor"] * work.mesh["sequence"]
+    prompt, lane = passes.packing.prompt, passes.lane
+    pairs = prompt * (prompt + 1) / 2 + passes.packing.lanes * lane * (prompt + (lane + 1) / 2)
+    return passes.rows * work.config.heads * pairs / ways
 
 
 def _gathered(work: Work) -> float:
-    """One layer's weights, or the head's, whole along fsdp in the compute dtype."""
-    c, tensor = work.config, work.mesh["tensor"]
+    """One layer's weights whole along fsdp in the compute dtype."""
+    c = work.config
     matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + 3 * c.width * c.mlp_width
-    return max(matrices, c.width * c.vocab_size) / tensor * work.number
+    return matrices / work.mesh["tensor"] * work.number
+
+
+def _head(work: Work, size: int) -> float:
+    """The output head whole along fsdp, in numbers of ``size`` bytes."""
+    return work.config.width * work.config.vocab_size / work.mesh["tensor"] * size
+
+
+def gradient_bytes(work: Work) -> float:
+    """Gradients of a step while a pass computes its own: the sum is there too where there are several."""
+    return parameter_bytes(work) * (1 if work.update.count == 1 else 2)
 
 
 def activation_bytes(work: Work, program: str) -> float:
@@ -81,20 +119,24 @@ def activation_bytes(work: Work, program: str) -> float:
     c, tensor = work.config, work.mesh["tensor"]
     if program == "rollout":
         ways = rollout_ways(work)
-        prefill = _layer_activations(work, work.prompts / ways, work.prompt_width)
+        of_token = layer_numbers(work) * work.number + c.heads / tensor * work.prompt_width * (FLOAT + work.number)
         logits = work.rows / ways * c.vocab_size / tensor * FLOAT * 2
-        return max(prefill, logits)
-    rows = work.rows_of_pass / work.row_ways
-    logits = rows * work.columns * c.vocab_size / tensor * FLOAT
-    residual = rows * work.sequence * c.width * work.number
-    layer = _layer_activations(work, rows, work.sequence)
+        return max(work.prompts / ways * work.prompt_width * of_token, logits)
+    if program == "apply":
+        on_the_way = 4 * moment_bytes(work) if work.offload else 0.0  # moments, the old beside the new
+        return parameter_bytes(work) + on_the_way  # the gradients
+    tokens, chunks = tokens_on_device(work, program), work.chunks(program)
+    logits = work.passes(program).rows / work.row_ways * chunks.columns * c.vocab_size / tensor * FLOAT
+    residual = tokens * c.width * work.number
+    layer = tokens * layer_numbers(work) * work.number + score_numbers(work, program) * (FLOAT + work.number)
     if program == "score":
-        return residual + max(layer, 2 * logits) + _gathered(work)
+        return residual + max(layer + _gathered(work), 2 * logits + _head(work, work.number))
     products = ((c.heads + 2 * c.kv_heads) * c.head_size + 2 * c.mlp_width) / tensor + 2 * c.width
     saved = {
         "none": layer,
         "layer": residual,
-        "dots": residual + rows * work.sequence * products * work.number,
+        "dots": residual + tokens * products * work.number,
     }[work.remat]
-    gradients = parameter_bytes(work) * (1 if work.rows_of_pass == work.rows_of_update else 2)
-    return gradients + c.layers * saved + max(2 * layer, 3 * logits) + 2 * _gathered(work)
+    of_layer = (1 if work.remat == "none" else 2) * layer + 2 * _gathered(work)
+    of_logits = (2 + chunks.count * chunks.kept) * logits + _head(work, work.number + FLOAT)
+    return gradient_bytes(work) + c.layers * saved + max(of_layer, of_logits)

@@ -1,14 +1,15 @@
-"""A plan: for each program of a run whether it fits, what it holds, moves and computes, and its time at best.
+"""A plan: for each program of a run whether it fits, what it holds, moves and computes, and the time it takes.
 
-Step times are rooflines: the slowest of computing at peak, moving bytes to and from memory at peak, and receiving bytes
-from neighbours over all links at peak. Nothing runs that well; a plan says what cannot be beaten and what binds.
+There are three rates: computing at peak, moving bytes to and from memory at peak, and receiving bytes from neighbours
+over all links at peak. At best the three go on side by side and the slowest binds; if nothing overlaps, one comes after
+the other. Times are given for both.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from jaxrl_llm.algorithm import needs_critic
 from jaxrl_llm.models.config import ModelConfig
@@ -16,12 +17,14 @@ from jaxrl_llm.planning import compiler, flops, memory, traffic
 from jaxrl_llm.planning.compiler import Compiled
 from jaxrl_llm.planning.hardware import Topology
 from jaxrl_llm.planning.hlo import Collective
-from jaxrl_llm.planning.programs import Abstract
+from jaxrl_llm.planning.programs import PROGRAMS, Abstract
 from jaxrl_llm.planning.work import Work, meshes, work_of
-from jaxrl_llm.sharding import mesh_shape
+from jaxrl_llm.sharding import MeshSettings, mesh_shape
 from jaxrl_llm.training.settings import Settings
 
-PROGRAMS = ("rollout", "score", "update")
+UPDATE = ("update", "apply")  # programs of an optimizer step
+Overlap = Literal["all", "none"]  # of computing, memory and network: what a time assumes
+OVERLAPS: dict[str, Overlap] = {"at best": "all", "if nothing overlaps": "none"}
 _RUNS = 1000  # rollout steps that a price is given for
 
 
@@ -30,8 +33,8 @@ class Memory:
     """Bytes on one device while a program runs, also those that it does not touch.
 
     Attributes:
-      parameters: float32, of policy and reference, and the sampling layout.
-      optimizer: Adam's two moments.
+      parameters: float32, of policy and reference; of the rollout also the sampling layout.
+      optimizer: Adam's two moments, where they do not lie on the hosts.
       cache: of the rollout.
       activations: the rest: activations, gradients, gathered weights, the batch, code.
       limit: bytes of the device.
@@ -67,7 +70,7 @@ class Program:
       useful_flops: without.
       collectives: None by formula.
       network: bytes that one device receives in one run.
-      seconds: of one run, at best, by resource: compute, memory, network.
+      rates: seconds of one run by resource, alone at its peak: compute, memory, network.
     """
 
     name: str
@@ -79,17 +82,16 @@ class Program:
     useful_flops: float
     collectives: list[Collective] | None
     network: float
-    seconds: dict[str, float]
+    rates: dict[str, float]
 
     @property
     def bound(self) -> str:
         """The resource that binds."""
-        return max(self.seconds, key=lambda name: self.seconds[name])
+        return max(self.rates, key=lambda name: self.rates[name])
 
-    @property
-    def roofline(self) -> float:
-        """Seconds of one run at best."""
-        return self.seconds[self.bound]
+    def seconds(self, overlap: Overlap = "all") -> float:
+        """Of one run."""
+        return self.rates[self.bound] if overlap == "all" else sum(self.rates.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,28 +114,24 @@ class Plan:
     def fits(self) -> bool:
         return all(program.memory.spare >= 0 for program in self.programs)
 
-    @property
-    def seconds(self) -> float:
-        """Of a rollout step, at best."""
-        return sum(program.runs * program.roofline for program in self.programs)
+    def seconds(self, overlap: Overlap = "all", programs: tuple[str, ...] = PROGRAMS) -> float:
+        """Of a rollout step, or of some of its programs."""
+        return sum(program.runs * program.seconds(overlap) for program in self.programs if program.name in programs)
 
-    @property
-    def mfu(self) -> float:
-        """Useful FLOPs of a step over those that the chips could do in that time, at best."""
-        useful = sum(program.runs * program.useful_flops for program in self.programs)
-        return useful / (self.seconds * self.topology.chips * self.topology.chip.flops)
+    def mfu(self, overlap: Overlap = "all", programs: tuple[str, ...] = PROGRAMS) -> float:
+        """Useful FLOPs over those that the chips could do in that time."""
+        useful = sum(program.runs * program.useful_flops for program in self.programs if program.name in programs)
+        return useful / (self.seconds(overlap, programs) * self.topology.chips * self.topology.chip.flops)
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Prompt and completion tokens of a step, every row at full width."""
-        return self.tokens / self.seconds
+    def tokens_per_second(self, overlap: Overlap = "all") -> float:
+        """Prompt and completion tokens of a step, every completion at full width with its prompt."""
+        return self.tokens / self.seconds(overlap)
 
-    @property
-    def cost(self) -> float | None:
+    def cost(self, overlap: Overlap = "all") -> float | None:
         """Of 1,000 rollout steps."""
         if self.price is None:
             return None
-        return self.price * self.topology.chips * self.seconds * _RUNS / 3600
+        return self.price * self.topology.chips * self.seconds(overlap) * _RUNS / 3600
 
     def as_json(self) -> dict[str, Any]:
         programs = []
@@ -148,60 +146,64 @@ class Plan:
             "mesh": self.mesh,
             "remat": self.remat,
             "fits": self.fits,
-            "seconds_per_step": self.seconds,
-            "mfu": self.mfu,
-            "tokens_per_second": self.tokens_per_second,
             "price_per_chip_hour": self.price,
-            "cost_of_1000_steps": self.cost,
+            **{name: self._figures(overlap) for name, overlap in OVERLAPS.items()},
             "programs": programs,
+        }
+
+    def _figures(self, overlap: Overlap) -> dict[str, float | None]:
+        return {
+            "seconds_per_step": self.seconds(overlap),
+            "mfu": self.mfu(overlap),
+            "mfu_of_updates": self.mfu(overlap, UPDATE),
+            "tokens_per_second": self.tokens_per_second(overlap),
+            "cost_of_1000_steps": self.cost(overlap),
         }
 
 
 def _program(name: str, work: Work, topology: Topology, compiled: Compiled | None) -> Program:
     limit = topology.per_device(topology.chip.memory)
-    parameters, layout = memory.parameter_bytes(work), memory.sampling_bytes(work)
-    held = parameters * (2 if work.reference else 1) + layout
-    optimizer = 2 * parameters
+    parameters = memory.held_parameters(work, name)
+    optimizer = 0.0 if work.offload else 2 * memory.moment_bytes(work)
     cache = memory.cache_bytes(work) if name == "rollout" else 0.0
-    by_axis = traffic.network_traffic(work, name)
-    network, collectives, method = sum(by_axis.values()), None, "formula"
+    network, collectives, method = sum(traffic.network_traffic(work, name).values()), None, "formula"
     if compiled is None:
         activations = memory.activation_bytes(work, name)
     else:
         method = "compiled" if compiled.limit is None else "refused"
-        activations = max(0.0, _beside(name, work, compiled, held + optimizer) - cache)
+        activations = max(0.0, _beside(name, work, compiled) - cache)
         limit = limit if compiled.limit is None else min(limit, compiled.limit)
         if compiled.collectives is not None:
             collectives = compiled.collectives
             network = sum(collective.bytes for collective in collectives)
-    total = {"rollout": flops.rollout_flops, "score": flops.score_flops, "update": flops.update_flops}[name](work)
-    chip = topology.chip
-    seconds = {
-        "compute": total / (topology.chips * chip.flops),
+    chip, computed = topology.chip, flops.computed_flops(work)[name]
+    rates = {
+        "compute": computed / (topology.chips * chip.flops),
         "memory": traffic.memory_traffic(work, name) / topology.per_device(chip.memory_bandwidth),
         "network": network / topology.per_device(chip.network),
     }
     return Program(
         name=name,
-        runs={"rollout": 1, "score": work.scores, "update": work.updates}[name],
+        runs=work.runs(name),
         method=method,
         compile_seconds=None if compiled is None else compiled.seconds,
-        memory=Memory(held, optimizer, cache, activations, limit),
-        flops=total,
+        memory=Memory(parameters, optimizer, cache, activations, limit),
+        flops=computed,
         useful_flops=flops.useful_flops(work)[name],
         collectives=collectives,
         network=network,
-        seconds=seconds,
+        rates=rates,
     )
 
 
-def _beside(name: str, work: Work, compiled: Compiled, held: float) -> float:
+def _beside(name: str, work: Work, compiled: Compiled) -> float:
     """Bytes beside parameters and optimizer: of those, a program's arguments hold only what it reads."""
-    parameters = memory.parameter_bytes(work)
+    parameters, moments = memory.parameter_bytes(work), 0.0 if work.offload else 2 * memory.moment_bytes(work)
     read = {
         "rollout": memory.sampling_bytes(work),
-        "score": parameters,
-        "update": 3 * parameters + (parameters if work.exact_kl else 0.0),
+        "score": work.score_passes * parameters,
+        "update": (1 + work.exact_kl) * parameters,
+        "apply": parameters + moments,
     }[name]
     if compiled.arguments is None:
         return compiled.others - read
@@ -236,7 +238,8 @@ def make_plan(
         raise ValueError("algorithm.baseline = 'critic': plans know no critic yet; expected a config without one")
     if price is not None and price < 0:
         raise ValueError(f"--price {price:g}: expected 0 or more")
-    work = work_of(settings, config, mesh_shape(settings.mesh, topology.devices))
+    platform = "tpu" if topology.is_tpu else "gpu"
+    work = work_of(settings, config, mesh_shape(settings.mesh, topology.devices), platform=platform)
     compiled: dict[str, Compiled | None] = dict.fromkeys(PROGRAMS)
     if topology.is_tpu and not by_formula:
         mesh = compiler.topology_mesh(topology, settings.mesh)
@@ -246,32 +249,34 @@ def make_plan(
             say(f"compiling the {name} for {topology.name}")
             compiled[name] = compiler.compile_program(name, abstract, unknown_trips=trips, quick=quick)
     programs = [_program(name, work, topology, compiled[name]) for name in PROGRAMS]
-    return Plan(topology, work.mesh, work.remat, programs, work.rows * work.sequence, price)
+    return Plan(topology, work.mesh, work.remat, programs, work.rows * (work.prompt_width + work.width), price)
 
 
 def search(settings: Settings, config: ModelConfig, topology: Topology, *, price: float | None = None) -> list[Plan]:
     """Plans by formula for every mesh of one slice and every remat policy, best first: those that fit, by step time.
 
-    Left out are meshes that do not divide the rows of a pass or the heads, and those that the box does not hold.
+    Left out are meshes that do not divide the rows of an optimizer step or the heads.
 
     Raises:
       ValueError: no mesh is left.
     """
-    plans, work = [], work_of(settings, config, (1, topology.devices, 1))
-    for _, fsdp, tensor in meshes(topology.devices):
-        if work.rows_of_pass % fsdp or config.heads % tensor or not topology.holds(tensor):
+    rows = settings.data.prompts_per_step * settings.data.samples_per_prompt // settings.training.mini_batches
+    plans = []
+    for shape in meshes(topology.devices):
+        _, fsdp, tensor, sequence = shape
+        if rows % fsdp or config.heads % (tensor * sequence):
             continue
         for remat in ("none", "dots", "layer"):
             tried = dataclasses.replace(
                 settings,
-                mesh=dataclasses.replace(settings.mesh, data=1, fsdp=fsdp, tensor=tensor),
+                mesh=MeshSettings(*shape),
                 model=dataclasses.replace(settings.model, remat=remat),
             )
             plans.append(make_plan(tried, config, topology, price=price, by_formula=True))
     if not plans:
         raise ValueError(
-            f"training.micro_batch: no mesh of {topology.devices} devices divides the "
-            f"{work.rows_of_pass} rows of a pass and the {config.heads} heads; expected more rows"
+            f"data.prompts_per_step × data.samples_per_prompt: no mesh of {topology.devices} devices divides the "
+            f"{rows} rows of an optimizer step and the {config.heads} heads; expected more rows"
         )
     return rank(plans)
 
@@ -282,4 +287,4 @@ def rank(plans: list[Plan]) -> list[Plan]:
     def missing(plan: Plan) -> float:
         return max(0.0, *(-program.memory.spare for program in plan.programs))
 
-    return sorted(plans, key=lambda plan: (missing(plan), plan.seconds))
+    return sorted(plans, key=lambda plan: (missing(plan), plan.seconds("none")))

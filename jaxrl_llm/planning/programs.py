@@ -1,4 +1,4 @@
-"""The three programs of a run in abstract shapes, as training calls them: the rollout, the scoring and the update."""
+"""The programs of a run in abstract shapes, as training calls them: rollout, scoring, gradients and optimizer."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from jaxrl_llm.algorithm import initial_controls, needs_exact_kl, needs_greedy, needs_sum_pi_squared
 from jaxrl_llm.models import decoder, weights
 from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.planning.work import Work, work_of
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import ROLLOUT, step_key
 from jaxrl_llm.sharding import replicated, row_devices, row_sharding
 from jaxrl_llm.training.batch import Judged, Scored
+from jaxrl_llm.training.optimizer import state_shardings
+from jaxrl_llm.training.packing import Packing
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.step import Programs, make_programs
+from jaxrl_llm.training.update import places_of
 from jaxrl_llm.types import Model, Params, Rollout, TrainState
+
+# One run of "update" is the gradient of one pass; "apply" is the optimizer's step over the sum of those of a step.
+PROGRAMS = ("rollout", "score", "update", "apply")
 
 
 def _placed(abstract: Any, shardings: Any) -> Any:
@@ -33,8 +39,11 @@ class Abstract:
 
     def __init__(self, settings: Settings, config: ModelConfig, mesh: Mesh):
         self.settings, self.config, self.mesh = settings, config, mesh
+        self.work: Work = work_of(settings, config, tuple(mesh.shape.values()), platform=mesh.devices.flat[0].platform)
         dtype = jnp.dtype(settings.model.dtype)
-        self.model: Model = decoder.functions(config, dtype=dtype, remat=settings.model.remat)
+        self.model: Model = decoder.functions(
+            config, dtype=dtype, remat=settings.model.remat, attention=settings.model.attention
+        )
         self.programs: Programs = make_programs(settings, self.model, None)
         self.params: Params = _placed(weights.abstract_params(config), weights.shardings(config, mesh))
         prepared = jax.eval_shape(self.model.prepare, self.params)
@@ -48,6 +57,10 @@ class Abstract:
         """As :func:`~jaxrl_llm.sharding.shard_rows` places them."""
         place = row_sharding if shape[0] % row_devices(self.mesh) == 0 else replicated
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place(self.mesh))
+
+    def packing(self, program: str) -> Packing:
+        """Of a pass of "score" or "update"."""
+        return jax.tree.map(lambda x: self.rows(x.shape, x.dtype), self.work.passes(program).packing)
 
     def rollout(self) -> Rollout:
         data, width = self.settings.data, self.settings.sampling.max_tokens
@@ -64,12 +77,11 @@ class Abstract:
 
     def _state(self) -> TrainState:
         optimizer = self.programs.optimizer
-        opt_state = optax.tree.map_params(
-            optimizer,
-            lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p.sharding),
+        places = state_shardings(optimizer, self.params, offload=self.settings.optimizer.offload)
+        opt_state = jax.tree.map(
+            lambda x, s: self.whole(x.shape, x.dtype) if s is None else _placed(x, s),
             jax.eval_shape(optimizer.init, self.params),
-            self.params,
-            transform_non_params=lambda x: self.whole(x.shape, x.dtype),
+            places,
         )
         controls = jax.eval_shape(lambda: initial_controls(self.settings.algorithm))
         controls = jax.tree.map(lambda x: self.whole(x.shape, x.dtype), controls)
@@ -85,20 +97,26 @@ class Abstract:
         columns, policy = rollout.sampler_logprobs, None
         exact_in_reward = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
         if algorithm.old_logprobs == "trainer" or exact_in_reward or needs_sum_pi_squared(algorithm):
-            policy = jax.eval_shape(self.programs.score, self.params, rollout, self.params if exact_in_reward else None)
+            policy = jax.eval_shape(self.programs.score.program, *self.scored())
         scored = Scored(columns, policy, None if algorithm.kl_placement == "none" else columns, None)
         batch, _, _ = jax.eval_shape(self.programs.batch, rollout, judged, scored, self.state.controls)
         rows = count // settings.training.mini_batches
         return jax.tree.map(lambda x: self.rows((rows, *x.shape[1:]), x.dtype), batch)
 
+    def scored(self) -> tuple[Any, ...]:
+        """The arguments of the scoring program."""
+        algorithm = self.settings.algorithm
+        exact = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
+        return self.params, self.rollout(), self.packing("score"), self.params if exact else None
+
 
 def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
-    """One of "rollout", "score" and "update", traced; to be lowered and compiled under ``jax.set_mesh``.
+    """One of PROGRAMS, traced; to be lowered and compiled under ``jax.set_mesh``.
 
     Args:
       stops: end-of-text tokens; without a tokenizer only their number could matter.
     """
-    settings, data = abstract.settings, abstract.settings.data
+    settings, data, state = abstract.settings, abstract.settings.data, abstract.state
     if name == "rollout":
         prompts = data.prompts_per_step
         return generate.trace(
@@ -113,10 +131,14 @@ def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
             stop_ids=tuple(range(stops + len(settings.sampling.stop))),
             pad_id=0,
         )
-    exact = needs_exact_kl(settings.algorithm)
-    placement = settings.algorithm.kl_placement
+    programs: Any = abstract.programs
     if name == "score":
-        reference = abstract.params if exact and placement == "reward" else None
-        return abstract.programs.score.trace(abstract.params, abstract.rollout(), reference)  # type: ignore[attr-defined]
-    reference = abstract.params if exact and placement == "loss" else None
-    return abstract.programs.update.trace(abstract.state, abstract.batch(), reference)  # type: ignore[attr-defined]
+        return programs.score.program.trace(*abstract.scored())
+    if name == "apply":
+        return programs.update.apply.trace(state, abstract.params, places_of(state))
+    work, places = abstract.work, places_of(abstract.params)
+    sums = abstract.params if work.update.count > 1 else None  # gradients lie as their parameters
+    others = state.step, state.controls, abstract.params if work.exact_kl else None
+    return programs.update.gradients.program.trace(
+        sums, abstract.params, abstract.batch(), abstract.packing("update"), places, *others
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jaxrl_llm.planning.plan import Plan, Program
+from jaxrl_llm.planning.hlo import Collective
+from jaxrl_llm.planning.plan import OVERLAPS, UPDATE, Plan, Program
 
 
 def scaled(value: float, unit: str) -> str:
@@ -27,24 +28,30 @@ def _program(program: Program) -> list[str]:
     how = how or f"compiled in {program.compile_seconds:.0f} s"
     parts = ("parameters", "optimizer", "cache", "activations")
     held = ", ".join(f"{name} {scaled(getattr(memory, name), 'B')}" for name in parts if getattr(memory, name))
-    rates = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in program.seconds.items())
+    rates = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in program.rates.items())
     spare = scaled(abs(memory.spare), "B")
     lines = [
         f"{program.name} ({how}; {program.runs} in a step): {verdict.format(spare)} of {scaled(memory.limit, 'B')}",
         f"  held on a device    {held}",
         f"  FLOPs               {scaled(program.flops, 'FLOP')}, of them useful {scaled(program.useful_flops, 'FLOP')}",
-        f"  at best             {_seconds(program.roofline)}, bound by {program.bound} ({rates})",
+        f"  at best             {_seconds(program.seconds())}, bound by {program.bound} ({rates})",
+        f"  if nothing overlaps {_seconds(program.seconds('none'))}",
     ]
     if program.collectives is None:
         return [*lines, f"  received            {scaled(program.network, 'B')} a device, by formula"]
     lines.append(f"  received            {scaled(program.network, 'B')} a device:")
-    for collective in program.collectives:
-        place = "in loops" if collective.loop else "once"
-        lines.append(
-            f"    {collective.kind:<19} over {collective.axes:<12} {place:<9} {collective.sites:>4} sites "
-            f"{collective.runs:>9,.0f} runs  {scaled(collective.bytes, 'B')}"
-        )
-    return lines
+    return lines + [_collective(collective) for collective in program.collectives]
+
+
+def _collective(collective: Collective) -> str:
+    """A line: how many in one trip of the loops around it (of a loop over layers: in a layer), and in a run."""
+    trips = f"{collective.trips:,.0f}"
+    place = "once" if collective.trips == 1 else f"{collective.sites} in each of {trips} trips"
+    return (
+        f"    {collective.kind:<18} over {collective.axes:<8} {'backward' if collective.backward else 'forward':<8} "
+        f"{place:<22} {collective.runs:>9,.0f} runs  {scaled(collective.bytes / collective.trips, 'B'):>8} a trip  "
+        f"{scaled(collective.bytes, 'B'):>8}"
+    )
 
 
 def text(plan: Plan) -> str:
@@ -55,31 +62,35 @@ def text(plan: Plan) -> str:
         f"{plan.topology.name}: {plan.topology.chips} chips of {scaled(chip.flops, 'FLOP/s')} (bfloat16), "
         f"{scaled(chip.memory, 'B')} at {scaled(chip.memory_bandwidth, 'B/s')}, {scaled(chip.network, 'B/s')} from "
         f"neighbours ({chip.source})",
-        f"mesh {mesh}; remat {plan.remat}; every row at full width; GB are 10⁹ bytes",
+        f"mesh {mesh}; remat {plan.remat}; every completion at full width; GB are 10⁹ bytes",
         "",
     ]
     for program in plan.programs:
         lines += [*_program(program), ""]
-    verdict = "fits" if plan.fits else "does NOT fit"
-    lines.append(
-        f"a rollout step: {verdict}; at best {_seconds(plan.seconds)}, MFU {plan.mfu:.1%}, "
-        f"{plan.tokens_per_second:,.0f} tokens/s"
-    )
-    if plan.cost is not None:
-        lines.append(f"1,000 rollout steps cost at least {plan.cost:,.0f} at {plan.price:g} a chip and hour")
+    lines.append(f"a rollout step: {'fits' if plan.fits else 'does NOT fit'}")
+    for name, overlap in OVERLAPS.items():
+        line = (
+            f"  {name:<20}{_seconds(plan.seconds(overlap))}, {plan.tokens_per_second(overlap):,.0f} tokens/s, MFU "
+            f"{plan.mfu(overlap):.1%}, of the updates {plan.mfu(overlap, UPDATE):.1%}"
+        )
+        cost = plan.cost(overlap)
+        lines.append(line if cost is None else f"{line}; 1,000 steps cost {cost:,.0f}")
+    if plan.price is not None:
+        lines.append(f"  costs at {plan.price:g} a chip and hour")
     return "\n".join(lines)
 
 
 def table(plans: list[Plan]) -> str:
-    """Plans of a search, one a line, in their order."""
-    lines = ["fsdp  tensor  remat  fits  fullest device        step at best  MFU    bound of the update"]
+    """Plans of a search, one a line, in their order; times as if nothing overlapped."""
+    lines = ["fsdp  tensor  sequence  remat  fits  fullest device        step      MFU    of the updates, bound by"]
     for plan in plans:
         fullest = max(program.memory.total for program in plan.programs)
-        update = plan.programs[-1]
+        update = next(program for program in plan.programs if program.name == "update")
         lines.append(
-            f"{plan.mesh['fsdp']:>4}  {plan.mesh['tensor']:>6}  {plan.remat:<5}  {'yes' if plan.fits else 'no':<4}  "
-            f"{scaled(fullest, 'B'):>10} of {scaled(update.memory.limit, 'B'):<8} {_seconds(plan.seconds):>12}  "
-            f"{plan.mfu:>5.1%}  {update.bound}"
+            f"{plan.mesh['fsdp']:>4}  {plan.mesh['tensor']:>6}  {plan.mesh['sequence']:>8}  {plan.remat:<5}  "
+            f"{'yes' if plan.fits else 'no':<4}  {scaled(fullest, 'B'):>10} of {scaled(update.memory.limit, 'B'):<8} "
+            f"{_seconds(plan.seconds('none')):>7}  {plan.mfu('none'):>5.1%}  {plan.mfu('none', UPDATE):>5.1%}, "
+            f"{update.bound}"
         )
     return "\n".join(lines)
 

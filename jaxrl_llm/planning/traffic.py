@@ -7,14 +7,34 @@ from __future__ import annotations
 import dataclasses
 
 from jaxrl_llm.models import weights
-from jaxrl_llm.planning.memory import cache_bytes, parameter_bytes, rollout_ways, sampling_bytes
+from jaxrl_llm.planning.memory import (
+    cache_bytes,
+    layer_numbers,
+    moment_bytes,
+    parameter_bytes,
+    rollout_ways,
+    sampling_bytes,
+    score_numbers,
+    tokens_on_device,
+)
 from jaxrl_llm.planning.work import FLOAT, Work
 
+_WRITE_READ = 2  # what one product makes, the next one reads
 
-def _attention_traffic(work: Work, rows: float) -> float:
-    """Scores and their softmax of all layers, each written and read once."""
-    c = work.config
-    return c.layers * rows * c.heads / work.mesh["tensor"] * work.sequence**2 * 2 * (FLOAT + work.number)
+
+def _layers_traffic(work: Work, program: str) -> float:
+    """What the products of all layers of a forward pass write and read."""
+    tokens = tokens_on_device(work, program)
+    numbers = layer_numbers(work) * work.number * _WRITE_READ
+    return work.config.layers * (tokens * numbers + score_numbers(work, program) * (FLOAT + work.number) * _WRITE_READ)
+
+
+def _logits_traffic(work: Work, program: str) -> float:
+    """float32 logits of a pass, each written and read once, and the head read for every chunk."""
+    c, chunks, passes = work.config, work.chunks(program), work.passes(program)
+    rows, tensor = passes.rows / work.row_ways, work.mesh["tensor"]
+    logits = rows * chunks.count * chunks.columns * c.vocab_size / tensor * FLOAT * _WRITE_READ
+    return logits + chunks.count * c.width * c.vocab_size / tensor * work.number
 
 
 def memory_traffic(work: Work, program: str) -> float:
@@ -23,32 +43,29 @@ def memory_traffic(work: Work, program: str) -> float:
     if program == "rollout":
         steps = ((steps, weights_read + cache_bytes(work, width)) for steps, width in work.phases)
         return weights_read + sum(count * size for count, size in steps)
+    parameters = parameter_bytes(work)
+    if program == "apply":  # reads parameters, gradients and moments, writes all but the gradients
+        return 3 * parameters + 4 * moment_bytes(work)
+    layers, logits = _layers_traffic(work, program), _logits_traffic(work, program)
     if program == "score":
-        passes = -(-work.rows // work.rows_of_pass)
-        attention = _attention_traffic(work, work.rows / work.row_ways)
-        return work.score_passes * (passes * weights_read + attention)
-    passes = work.rows_of_update // work.rows_of_pass
+        return work.score_passes * (weights_read + layers + logits)
     again = work.remat != "none"
-    extra = work.choice + work.exact_kl
-    gradients = parameter_bytes(work) * (2 * passes - 1)
-    optimizer = 7 * parameter_bytes(work)  # reads parameters, gradients and moments, writes all but the gradients
-    attention = _attention_traffic(work, work.rows_of_update / work.row_ways) * (3 + again + extra)
-    return passes * weights_read * (2 + again + extra) + attention + gradients + optimizer
+    traversals = 3 + again + work.exact_kl  # a backward pass makes and reads twice what a forward pass does
+    gradients = parameters * (3 if work.update.count > 1 else 1)
+    return weights_read * (2 + again + work.exact_kl) + traversals * layers + (3 + again) * logits + gradients
 
 
 def network_traffic(work: Work, program: str) -> dict[str, float]:
     """Mesh axis -> bytes that a device receives in one run of a program.
 
-    Weights are gathered along fsdp once a traversal, the head once a chunk, and the head's gradient is summed once a
-    chunk; along tensor, two sums of the residual stream a layer. A compiled program is counted instead.
+    Weights are gathered along fsdp once a traversal, the head once a pass; gradients are summed into their shards.
+    Along tensor: two sums of the residual stream a layer. Along sequence: columns are exchanged for heads and back.
+    A compiled program is counted instead.
     """
     c, mesh, number = work.config, work.mesh, work.number
 
     def share(axis: str) -> float:
         return (mesh[axis] - 1) / mesh[axis]
-
-    layers = (weights.parameter_count(dataclasses.replace(c, tied=True)) - c.vocab_size * c.width) / mesh["tensor"]
-    head = c.vocab_size * c.width / mesh["tensor"]
 
     def sums(tokens: float) -> float:
         return 2 * c.layers * 2 * share("tensor") * tokens * c.width * number
@@ -56,18 +73,24 @@ def network_traffic(work: Work, program: str) -> dict[str, float]:
     if program == "rollout":
         tokens = (work.prompts * work.prompt_width + work.rows * (work.width - 1)) / rollout_ways(work)
         return {"tensor": sums(tokens)}
-    rows = work.rows if program == "score" else work.rows_of_update
-    passes = -(-rows // work.rows_of_pass)
-    tokens = rows * work.sequence / work.row_ways
+    if program == "apply":
+        return {}
+    layers = (weights.parameter_count(dataclasses.replace(c, tied=True)) - c.vocab_size * c.width) / mesh["tensor"]
+    head = c.vocab_size * c.width / mesh["tensor"]
+    tokens = tokens_on_device(work, program)
+    heads = 2 * (c.heads + c.kv_heads) * c.head_size / mesh["tensor"]  # queries, keys, values, and their sums
+    exchanged = c.layers * share("sequence") * tokens * heads * number
     if program == "score":
-        gathered = passes * share("fsdp") * (layers + work.chunks * head) * number
-        return {"fsdp": work.score_passes * gathered, "tensor": work.score_passes * sums(tokens)}
-    extra = work.choice + work.exact_kl
-    traversals = 2 + (work.remat != "none") + extra
-    gathers = (traversals * layers + (2 + (work.chunks > 1) + extra) * work.chunks * head) * number
-    reductions = (layers + 2 * work.chunks * head) * FLOAT
+        once = {"fsdp": share("fsdp") * (layers + head) * number, "tensor": sums(tokens), "sequence": exchanged}
+        return {axis: work.score_passes * size for axis, size in once.items()}
+    again = work.remat != "none"
+    traversals = 2 + work.exact_kl  # the backward pass gathers once, also what it computes again
+    gathers = (traversals * layers + (1 + work.exact_kl) * head) * number
+    reductions = layers * number + head * FLOAT
+    forwards = 2 + work.exact_kl + (work.remat == "layer")
     return {
-        "data": passes * 2 * share("data") * parameter_bytes(work),
-        "fsdp": passes * share("fsdp") * (gathers + reductions),
-        "tensor": sums(tokens) * (traversals if work.remat == "layer" else traversals - (work.remat != "none")),
+        "data": 2 * share("data") * parameter_bytes(work),
+        "fsdp": share("fsdp") * (gathers + reductions),
+        "tensor": sums(tokens) * forwards,
+        "sequence": exchanged * (2 + work.exact_kl + again),
     }

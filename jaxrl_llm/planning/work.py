@@ -1,21 +1,68 @@
 """What one rollout step computes, as sizes: all that the formulas read.
 
-Letters are those of :mod:`jaxrl_llm.types`. Every row counts at its full width, S = Q + T.
+Letters are those of :mod:`jaxrl_llm.types`. Every completion counts at its full width, T, and every row is computed:
+the worst case, which the memory must hold.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxrl_llm.algorithm import needs_choice, needs_exact_kl, needs_reference, needs_sum_pi_squared
+from jaxrl_llm.models.attend import implementation
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.sampling.generate import cache_widths
-from jaxrl_llm.sharding import MESH_AXES
+from jaxrl_llm.sharding import MESH_AXES, ROW_AXES
+from jaxrl_llm.training.layouts import Budget, Sequences
+from jaxrl_llm.training.packing import Packing, pack
+from jaxrl_llm.training.score import Chunks, chunks_of
 from jaxrl_llm.training.settings import Settings
 
-FLOAT = 4  # bytes of parameters, gradients and moments, which are float32
+FLOAT = 4  # bytes of parameters and gradients, which are float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """The forward passes over rows of a batch, as the packer cuts them; all have one shape.
+
+    Attributes:
+      packing: of one pass, in abstract shapes.
+      count: passes.
+      sequences: completions in all passes together.
+      groups: prompts that they belong to.
+    """
+
+    packing: Packing
+    count: int
+    sequences: int
+    groups: int
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of a pass, on the whole mesh."""
+        return self.packing.source.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of a packed row."""
+        return self.packing.source.shape[1]
+
+    @property
+    def predicted(self) -> int:
+        """Columns of a packed row whose logits are wanted."""
+        return self.packing.column.shape[1]
+
+    @property
+    def lane(self) -> int:
+        """Columns of a lane."""
+        return (self.width - self.packing.prompt) // self.packing.lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +72,31 @@ class Work:
     Attributes:
       config: the architecture.
       number: bytes of the compute dtype.
+      moment: bytes of a number of Adam's moments.
+      offload: whether the moments lie on the hosts between updates.
       remat: see ``decoder.REMAT_POLICIES``.
+      attention: see ``attend.NEEDS``; never "auto".
       mesh: axis -> size.
       prompts, samples, prompt_width, width: P, G, Q, T.
-      scores: runs of the scoring program before the updates of a step.
-      score_passes: forward passes of one run; 2 where it compares policy and reference over the vocabulary.
+      scores: how often all rows are scored before the updates of a step.
+      score_passes: forward passes of one run of the scoring program; 2 where it compares policy and reference over the
+        vocabulary.
+      score: the passes that score all rows.
       updates: optimizer steps.
-      rows_of_update: of one optimizer step.
-      rows_of_pass: that one forward and backward pass takes.
-      score_chunk: tokens whose logits are held at a time.
+      update: the passes of one optimizer step.
+      score_chunk: tokens on one device whose logits are worked on at a time.
       reference: whether a reference policy is held.
-      choice: whether tokens are chosen in a forward pass of its own.
+      offload_reference: whether it lies on the hosts while nothing reads it.
+      choice: whether tokens are chosen in forward passes of their own.
       exact_kl: whether the reference is scored inside the update.
     """
 
     config: ModelConfig
     number: int
+    moment: int
+    offload: bool
     remat: str
+    attention: str
     mesh: dict[str, int]
     prompts: int
     samples: int
@@ -49,11 +104,12 @@ class Work:
     width: int
     scores: int
     score_passes: int
+    score: Passes
     updates: int
-    rows_of_update: int
-    rows_of_pass: int
+    update: Passes
     score_chunk: int
     reference: bool
+    offload_reference: bool
     choice: bool
     exact_kl: bool
 
@@ -63,26 +119,9 @@ class Work:
         return self.prompts * self.samples
 
     @property
-    def sequence(self) -> int:
-        """S."""
-        return self.prompt_width + self.width
-
-    @property
     def row_ways(self) -> int:
-        return self.mesh["data"] * self.mesh["fsdp"]
-
-    @property
-    def devices(self) -> int:
-        return math.prod(self.mesh.values())
-
-    @property
-    def columns(self) -> int:
-        """Columns of one chunk of logits, see :func:`jaxrl_llm.training.score.score`."""
-        return min(self.width, max(1, self.score_chunk // self.rows_of_pass))
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.width // self.columns)
+        """Devices that rows are split over."""
+        return math.prod(self.mesh[axis] for axis in ROW_AXES)
 
     @property
     def phases(self) -> list[tuple[int, int]]:
@@ -91,38 +130,87 @@ class Work:
         ends = [min(width, self.width - 1) for width in widths]
         return [(end - start, width) for start, end, width in zip([0, *ends], ends, widths, strict=False)]
 
+    def passes(self, program: str) -> Passes:
+        """Of "score" or "update"."""
+        return self.score if program == "score" else self.update
 
-def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, int, int]) -> Work:
-    """The work of a run; ``mesh`` as `sharding.mesh_shape` gives it."""
+    def chunks(self, program: str) -> Chunks:
+        """How the logits of a pass are cut."""
+        of = self.passes(program)
+        return chunks_of(of.rows // self.row_ways, of.predicted, self.config.vocab_size, self.score_chunk)
+
+    def runs(self, program: str) -> int:
+        """Of a program in a rollout step."""
+        chosen = self.updates * self.update.count if self.choice else 0  # scored once more, to choose among all tokens
+        return {
+            "rollout": 1,
+            "score": self.scores * self.score.count + chosen,
+            "update": self.updates * self.update.count,
+            "apply": self.updates,
+        }[program]
+
+
+@functools.cache
+def _passes(rows: int, samples: int, prompt_width: int, width: int, budget: Budget) -> Passes:
+    prompt_id = np.arange(rows) // samples
+    full = np.full(rows, prompt_width), np.full(rows, width), prompt_id, np.ones(rows, bool)
+    parts, _ = pack(Sequences(*full, prompt_width=prompt_width, width=width), budget)
+    abstract: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts[0])
+    return Passes(abstract, len(parts), rows, -(-rows // samples))
+
+
+def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, platform: str) -> Work:
+    """The work of a run.
+
+    Args:
+      mesh: as `sharding.mesh_shape` gives it.
+      platform: of its devices, as JAX names it.
+
+    Raises:
+      ValueError: see :func:`~jaxrl_llm.models.attend.implementation`.
+    """
     training, algorithm, data = settings.training, settings.algorithm, settings.data
+    sizes: dict[str, int] = dict(zip(MESH_AXES, mesh, strict=True))
     rows = data.prompts_per_step * data.samples_per_prompt
-    rows_of_update = rows // training.mini_batches
     exact = needs_exact_kl(algorithm)
     of_policy = algorithm.old_logprobs == "trainer" or needs_sum_pi_squared(algorithm)
     exact_in_reward = exact and algorithm.kl_placement == "reward"
-    rows_of_pass = training.micro_batch or rows_of_update
+    ways = math.prod(sizes[axis] for axis in ROW_AXES)
+    attention = implementation(
+        settings.model.attention, jnp.dtype(settings.model.dtype), config.head_size, platform=platform
+    )
+    budget = Budget(  # as `training.learn.budget_of` makes it, for devices that are not there
+        training.tokens_per_pass, ways, sizes["sequence"], share=training.pack, trees=attention != "splash"
+    )
+    widths = data.samples_per_prompt, data.max_prompt_tokens, settings.sampling.max_tokens
+    update = _passes(rows // training.mini_batches, *widths, budget)
     return Work(
         config=config,
         number=2 if settings.model.dtype == "bfloat16" else 4,
+        moment=2 if settings.optimizer.state_dtype == "bfloat16" else 4,
+        offload=settings.optimizer.offload,
         remat=settings.model.remat,
-        mesh=dict(zip(MESH_AXES, mesh, strict=True)),
+        attention=attention,
+        mesh=sizes,
         prompts=data.prompts_per_step,
         samples=data.samples_per_prompt,
         prompt_width=data.max_prompt_tokens,
         width=settings.sampling.max_tokens,
         scores=(of_policy or exact_in_reward) + needs_reference(algorithm),
         score_passes=2 if exact_in_reward else 1,
+        score=_passes(rows, *widths, budget),
         updates=training.epochs * training.mini_batches,
-        rows_of_update=rows_of_update,
-        rows_of_pass=rows_of_pass,
+        update=update,
         score_chunk=training.score_chunk,
         reference=needs_reference(algorithm),
-        choice=needs_choice(algorithm) and rows_of_pass < rows_of_update,
+        offload_reference=training.offload_reference,
+        choice=needs_choice(algorithm) and update.count > 1,
         exact_kl=exact and algorithm.kl_placement == "loss",
     )
 
 
-def meshes(devices: int) -> list[tuple[int, int, int]]:
-    """(data, fsdp, tensor) with data = 1: every way to split a slice in powers of two."""
-    tensors = itertools.takewhile(lambda t: t <= devices, (2**power for power in range(16)))
-    return [(1, devices // tensor, tensor) for tensor in tensors if devices % tensor == 0]
+def meshes(devices: int) -> list[tuple[int, int, int, int]]:
+    """Every way to split one slice over the mesh axes in powers of two: `data` is 1."""
+    powers = [2**power for power in range(devices.bit_length())]
+    splits = ((tensor, sequence) for tensor in powers for sequence in powers if devices % (tensor * sequence) == 0)
+    return [(1, devices // (tensor * sequence), tensor, sequence) for tensor, sequence in splits]

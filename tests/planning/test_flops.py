@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import pytest
 
-from jaxrl_llm import config, sharding
+from jaxrl_llm import config
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.planning import flops
 from jaxrl_llm.planning.programs import Abstract, trace
@@ -22,6 +24,8 @@ SIZES = [
     "data.max_prompt_tokens=6",
     "sampling.max_tokens=70",
     "training.mini_batches=2",
+    "training.tokens_per_pass=4096",
+    "training.score_chunk=1024",
 ]
 
 
@@ -32,10 +36,9 @@ def setting(recipe: str = "lite_ppo", *overrides: str) -> Settings:
 def counted(name: str, settings: Settings, family: str = "qwen3") -> tuple[float, Work]:
     architecture = from_hf(CASES[family], family)
     mesh = make_mesh(MeshSettings(1, 1, 1, 1), jax.devices()[:1])
-    work = work_of(settings, architecture, sharding.mesh_shape(settings.mesh, 1))
     abstract = Abstract(settings, architecture, mesh)
-    trips = iter([steps for steps, _ in work.phases] if name == "rollout" else [])
-    return product_flops(trace(name, abstract).jaxpr, trips), work
+    trips = iter([steps for steps, _ in abstract.work.phases] if name == "rollout" else [])
+    return product_flops(trace(name, abstract).jaxpr, trips), abstract.work
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -48,14 +51,31 @@ def test_a_rollout_prefills_once_a_prompt_and_decodes_in_phases(family):
 @pytest.mark.parametrize("chunk", [1024, 24])
 def test_scoring_is_a_forward_pass_with_filled_chunks(chunk):
     found, work = counted("score", setting("lite_ppo", f"training.score_chunk={chunk}"))
-    assert (work.chunks > 1) == (chunk == 24)
+    assert (work.chunks("score").count > 1) == (chunk == 24)
     assert found == flops.score_flops(work)
 
 
 @pytest.mark.parametrize("remat", ["none", "layer", "dots"])
-@pytest.mark.parametrize("overrides", [[], ["training.micro_batch=2", "training.score_chunk=24"]])
+@pytest.mark.parametrize("overrides", [[], ["training.tokens_per_pass=80", "training.score_chunk=24"]])
 def test_an_update_is_three_forward_passes_and_what_it_computes_again(remat, overrides):
     found, work = counted("update", setting("lite_ppo", f"model.remat={remat}", *overrides))
+    assert (work.update.count > 1) == bool(overrides)
+    assert found == flops.update_flops(work)
+
+
+def test_lanes_share_a_prompt_and_attend_to_blocks():
+    """Two lanes of 150 columns behind 6: blocks of queries end at columns 128 and 150."""
+    wide = ["sampling.max_tokens=150", "data.prompts_per_step=2", "training.mini_batches=1"]
+    found, work = counted("update", setting("lite_ppo", *wide))
+    assert (work.update.packing.prompt, work.update.packing.lanes, work.update.lane) == (6, 2, 150)
+    assert flops.computed_pairs(work.update) == 6 * 6 + 2 * (128 * 128 + 22 * 150 + 150 * 6)
+    assert found == flops.update_flops(work)
+
+
+def test_logits_that_are_not_kept_are_computed_again(monkeypatch):
+    monkeypatch.setattr("jaxrl_llm.training.score.KEPT_LOGITS", 0)
+    found, work = counted("update", setting("lite_ppo", "training.score_chunk=23"))
+    assert not work.chunks("update").kept
     assert found == flops.update_flops(work)
 
 
@@ -72,19 +92,51 @@ def test_the_update_of_any_recipe_is_traced_with_the_arrays_that_it_asks_for(rec
     assert (found, work.scores) == (flops.update_flops(work), scores)
 
 
-def test_tokens_that_are_chosen_and_an_exact_kl_cost_forward_passes():
-    chosen = ["algorithm.top_entropy_share=0.2", "training.micro_batch=2"]
+def test_an_exact_kl_costs_a_forward_pass():
     exact = ["algorithm.kl_placement=loss", "algorithm.kl_estimator=exact", "algorithm.kl_coefficient=0.1"]
-    for overrides in (chosen, exact):
-        found, work = counted("update", setting("lite_ppo", *overrides))
-        assert work.choice or work.exact_kl
-        assert found == flops.update_flops(work)
+    found, work = counted("update", setting("lite_ppo", *exact))
+    assert work.exact_kl
+    assert found == flops.update_flops(work)
 
 
-def test_useful_flops_leave_out_what_is_computed_again_or_fills_a_chunk():
+def test_tokens_that_are_chosen_among_all_passes_are_scored_once_more():
+    chosen = ["algorithm.top_entropy_share=0.2", "training.tokens_per_pass=80"]
+    of = work_of(setting("lite_ppo", *chosen), from_hf(CASES["qwen3"], "qwen3"), (1, 1, 1, 1), platform="cpu")
+    assert of.choice and of.update.count > 1
+    assert of.runs("score") == of.runs("update") == of.updates * of.update.count
+
+
+def test_the_optimizer_has_no_products():
+    found, _ = counted("apply", setting())
+    assert found == 0
+
+
+def test_useful_flops_leave_out_what_is_computed_again_or_fills_a_row():
     _, work = counted("score", setting("lite_ppo", "model.remat=layer", "training.score_chunk=24"))
     useful = flops.useful_flops(work)
     assert useful["rollout"] == flops.rollout_flops(work)
     assert useful["score"] < flops.score_flops(work)
     assert useful["update"] < flops.update_flops(work)
-    assert 2 * useful["update"] == 3 * useful["score"]  # two updates see the rows that one scoring pass sees
+    # Two updates see the rows that one scoring of all rows sees.
+    score, update = (work.passes(name).count * useful[name] for name in ("score", "update"))
+    assert 2 * update == pytest.approx(3 * score, rel=1e-12)
+
+
+def test_useful_pairs_are_those_that_see_each_other_with_a_prompt_counted_once_a_group():
+    """By brute force: a group of two completions of 70 behind a prompt of 6."""
+    _, work = counted("score", setting())
+    c, groups = work.config, work.prompts
+    prompt = sum(1 for query in range(6) for key in range(query + 1))
+    completion = sum(1 for query in range(6, 76) for key in range(query + 1))
+    tokens, pairs = groups * (6 + 2 * 70), groups * (prompt + 2 * completion)
+    expected = c.layers * flops.layer_flops(c, tokens, pairs) + flops.head_flops(c, groups * 2 * 70)
+    assert work.score.count * flops.useful_forward_flops(work, work.score) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_kernel_computes_the_scores_again_in_its_backward_pass():
+    """Three more products a layer than XLA's backward pass, on TPU, of the pairs of one pass."""
+    _, work = counted("update", setting())
+    c, of = work.config, work.update
+    more = flops.update_flops(dataclasses.replace(work, attention="splash")) - flops.update_flops(work)
+    pairs = of.rows * flops.computed_pairs(of)
+    assert more == pytest.approx(3 * c.layers * flops.product_flops(c, pairs), rel=1e-12)

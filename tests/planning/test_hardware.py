@@ -32,11 +32,5 @@ def test_what_is_no_topology_is_refused_with_what_was_expected(name, part):
         parse_topology(name)
 
 
-def test_a_mesh_axis_is_a_product_of_whole_sides():
-    box = parse_topology("v5p:4x4x8")
-    assert [size for size in (1, 2, 4, 8, 16, 32, 64, 128) if box.holds(size)] == [1, 4, 8, 16, 32, 128]
-    assert parse_topology("h200:8").holds(2)
-
-
 def test_every_chip_names_the_source_of_its_figures():
     assert all(chip.source.startswith("https://") and chip.memory >= 16e9 for chip in CHIPS.values())

@@ -15,18 +15,21 @@ from tests.compilation import quick_jit
 
 MESH = {"data": 1, "fsdp": 4, "tensor": 2}
 # In the spellings of XLA for TPU: a loop whose trips XLA states around one with a counter (0, 2, 4, 6: 4 trips), one
-# that the data end, a fusion that keeps a part of a sum, and groups as lists, as an iota and as axes of a mesh.
+# that the data end, a fusion that keeps a part of a sum, one collective of a backward pass in two fusions that it runs
+# beside, a kernel whose settings have lines like the end of a computation, and groups as lists, as an iota and as axes
+# of a mesh.
 TEXT = (Path(__file__).parent / "collectives.hlo").read_text()
 
 
 def test_loops_groups_and_bytes_are_read_from_the_text():
-    """Loops run 3 + 10 times. A device receives 3/4 of 256 bytes gathered, 2 · 1/2 of 128 summed, 64, 3/4 of 512."""
+    """Loops run 3 and 10 times. A device receives 3/4 of 256 bytes gathered, 2 · 1/2 of 128 summed, 64, 3/4 of 512."""
     found = census(TEXT, MESH, unknown_trips=10)
     assert found == [
-        Collective("collective-permute", "fsdp", True, 2, 13 * 4, 13 * 4 * 64),
-        Collective("all-gather", "fsdp", True, 2, 13, 13 * 192),
-        Collective("all-reduce", "tensor", True, 2, 13, 13 * 128),
-        Collective("reduce-scatter", "fsdp", False, 1, 1, 384),
+        Collective("all-gather", "fsdp", 10, True, 1, 10, 10 * 192),
+        Collective("collective-permute", "fsdp", 3 * 4, False, 1, 3 * 4, 3 * 4 * 64),
+        Collective("all-gather", "fsdp", 3, False, 1, 3, 3 * 192),
+        Collective("all-reduce", "tensor", 3, False, 1, 3, 3 * 128),
+        Collective("reduce-scatter", "fsdp", 1, False, 1, 1, 384),
     ]
 
 
@@ -57,7 +60,7 @@ def test_an_asynchronous_gather_counts_its_result_and_not_its_operand():
     )
     done = "  ROOT %d = f32[8,4]{1,0} all-gather-done(%g)"
     (found,) = census(f"ENTRY %main (x: f32[2,4]) -> f32[8,4] {{\n{line}\n{done}\n}}\n", MESH)
-    assert found == Collective("all-gather", "fsdp", False, 1, 1, 96)
+    assert found == Collective("all-gather", "fsdp", 1, False, 1, 1, 96)
 
 
 def test_a_compiled_scan_counts_its_collective_once_a_trip():
@@ -75,7 +78,7 @@ def test_a_compiled_scan_counts_its_collective_once_a_trip():
     x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=place(None, "tensor"))
     weights = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32, sharding=place(None, "tensor", None))
     text = quick_jit(layers).lower(x, weights).compile().as_text()
-    found = [one for one in census(text, dict(mesh.shape)) if one.loop]
+    found = [one for one in census(text, dict(mesh.shape)) if one.trips == 5]
     assert all(one.runs == 5 * one.sites for one in found)
     # The products' summands lie along tensor: half of a result of 16 × 16 numbers, twice, is received a trip.
     assert [(one.axes, one.bytes) for one in found if one.kind == "all-reduce"] == [("tensor", 5 * 16 * 16 * 4)]

@@ -13,7 +13,9 @@ from jaxrl_llm.planning import compiler, report
 from jaxrl_llm.planning.compiler import Compiled, memory_exceeded
 from jaxrl_llm.planning.hardware import parse_topology
 from jaxrl_llm.planning.hlo import Collective
-from jaxrl_llm.planning.plan import Plan, make_plan, rank, search
+from jaxrl_llm.planning.plan import OVERLAPS, UPDATE, Plan, make_plan, rank, search
+from jaxrl_llm.planning.programs import PROGRAMS
+from jaxrl_llm.planning.work import meshes
 from tests.models.tiny import CASES
 from tests.planning.test_flops import setting
 from tests.policies import CONFIGS
@@ -26,16 +28,23 @@ def plan(name: str = "h200:4", *overrides: str, price: float | None = None) -> P
     return make_plan(setting("lite_ppo", *overrides), TINY, parse_topology(name), price=price, by_formula=True)
 
 
-def test_a_step_takes_as_long_as_what_binds_its_programs():
+def test_a_step_takes_as_long_as_what_binds_its_programs_or_as_all_that_they_do():
     found = plan(price=2.0)
-    rollout, score, update = found.programs
-    assert (rollout.runs, score.runs, update.runs) == (1, 0, 2)  # Lite PPO scores nothing before its updates
-    assert found.seconds == rollout.roofline + 2 * update.roofline
-    assert update.roofline == max(update.seconds.values()) == update.seconds[update.bound]
-    assert found.tokens_per_second == 8 * 76 / found.seconds
-    assert found.cost == 2.0 * 4 * found.seconds * 1000 / 3600
-    useful = rollout.useful_flops + 2 * update.useful_flops
-    assert found.mfu == useful / (found.seconds * 4 * found.topology.chip.flops)
+    rollout, score, update, apply = found.programs
+    assert (rollout.runs, score.runs, update.runs, apply.runs) == (1, 0, 2, 2)  # Lite PPO scores nothing before
+    assert update.seconds() == max(update.rates.values()) == update.rates[update.bound]
+    assert update.seconds("none") == sum(update.rates.values())
+    for overlap in OVERLAPS.values():
+        of_updates = 2 * (update.seconds(overlap) + apply.seconds(overlap))
+        seconds = rollout.seconds(overlap) + of_updates
+        assert found.seconds(overlap) == pytest.approx(seconds, rel=1e-12)
+        assert found.tokens_per_second(overlap) == pytest.approx(8 * 76 / seconds, rel=1e-12)
+        assert found.cost(overlap) == pytest.approx(2.0 * 4 * seconds * 1000 / 3600, rel=1e-12)
+        useful = rollout.useful_flops + 2 * update.useful_flops
+        peak = 4 * found.topology.chip.flops
+        assert found.mfu(overlap) == pytest.approx(useful / (seconds * peak), rel=1e-12)
+        assert found.mfu(overlap, UPDATE) == pytest.approx(2 * update.useful_flops / (of_updates * peak), rel=1e-12)
+    assert found.mfu("none") < found.mfu("all") < 1
 
 
 def test_an_algorithm_that_scores_pays_for_it():
@@ -43,7 +52,7 @@ def test_an_algorithm_that_scores_pays_for_it():
         "h200:4", "algorithm.kl_placement=loss", "algorithm.kl_estimator=k3", "algorithm.kl_coefficient=0.1"
     )
     assert reference.programs[1].runs == 1
-    assert reference.seconds > plan().seconds
+    assert reference.seconds() > plan().seconds()
     held, alone = reference.programs[0].memory.parameters, plan().programs[0].memory.parameters
     assert held - alone == plan().programs[0].memory.optimizer / 2  # one more copy of the parameters
 
@@ -51,7 +60,7 @@ def test_an_algorithm_that_scores_pays_for_it():
 def test_a_device_of_two_per_chip_has_half_of_a_chip():
     one, two = plan("v5p:2x2x1").programs[0], plan("tpu7x:2x1x1").programs[0]
     assert two.memory.limit == 192 * 2**30 / 2
-    assert one.seconds["compute"] / two.seconds["compute"] == pytest.approx(2 * 2307 / (4 * 459), rel=1e-12)
+    assert one.rates["compute"] / two.rates["compute"] == pytest.approx(2 * 2307 / (4 * 459), rel=1e-12)
 
 
 def test_plans_that_fit_come_first_then_those_that_miss_least():
@@ -62,7 +71,7 @@ def test_plans_that_fit_come_first_then_those_that_miss_least():
             dataclasses.replace(
                 program,
                 memory=dataclasses.replace(program.memory, limit=program.memory.total + spare),
-                seconds={"compute": seconds},
+                rates={"compute": seconds},
             )
             for program in base.programs
         ]
@@ -73,11 +82,11 @@ def test_plans_that_fit_come_first_then_those_that_miss_least():
     assert [one.fits for one in (fast, slow, nearly, never)] == [True, True, False, False]
 
 
-def test_a_search_tries_each_mesh_that_divides_rows_and_heads_and_fits_the_box():
-    found = search(setting(), TINY, parse_topology("v5e:2x2"))  # 4 rows a pass, 4 heads
-    tried = {(one.mesh["fsdp"], one.mesh["tensor"], one.remat) for one in found}
-    assert tried == {(f, t, r) for f, t in ((4, 1), (2, 2), (1, 4)) for r in ("none", "dots", "layer")}
-    assert len(report.table(found).splitlines()) == 10
+def test_a_search_tries_each_mesh_that_divides_rows_and_heads():
+    found = search(setting(), TINY, parse_topology("v5e:2x2"))  # 4 rows of a step, 4 heads
+    tried = {(*one.mesh.values(), one.remat) for one in found}
+    assert tried == {(*shape, remat) for shape in meshes(4) for remat in ("none", "dots", "layer")}
+    assert len(report.table(found).splitlines()) == 1 + len(tried)
     with pytest.raises(ValueError, match="no mesh of 64 devices divides the 4 rows"):
         search(setting(), TINY, parse_topology("v5e:8x8"))
 
@@ -89,7 +98,7 @@ def test_a_critic_is_refused():
 
 def test_what_the_compiler_says_goes_before_the_formulas(monkeypatch):
     """Of its bytes, those beside parameters and optimizer are activations; where it refuses, the limit is its own."""
-    collectives = [Collective("all-gather", "fsdp", True, 1, 2, 500.0)]
+    collectives = [Collective("all-gather", "fsdp", 12, True, 3, 36, 600.0)]
 
     def compiled(name, abstract, *, unknown_trips, quick):
         if name == "update":
@@ -100,15 +109,17 @@ def test_what_the_compiler_says_goes_before_the_formulas(monkeypatch):
     monkeypatch.setattr(compiler, "compile_program", compiled)
     monkeypatch.setattr("jaxrl_llm.planning.plan.Abstract", lambda *arguments: None)
     found = make_plan(setting(), TINY, parse_topology("v5e:2x2"))
-    rollout, score, update = found.programs
-    assert rollout.network == score.network == 500.0 and score.seconds["network"] == 500.0 / 200e9
+    rollout, score, update, apply = found.programs
+    assert rollout.network == score.network == 600.0 and score.rates["network"] == 600.0 / 200e9
     held = score.memory
     assert held.activations == pytest.approx(3e9, rel=1e-3)  # the arguments hold parameters of some kilobytes
     assert rollout.memory.total == pytest.approx(held.total, rel=1e-3)  # the cache is a part of what was compiled
     assert (update.memory.limit, update.memory.spare < 0, found.fits) == (1e9, True, False)
-    assert [program.method for program in found.programs] == ["compiled", "compiled", "refused"]
+    assert [program.method for program in found.programs] == ["compiled", "compiled", "refused", "compiled"]
     assert "update (refused by the compiler; 2 in a step): does NOT fit, 2 GB too much of 1 GB" in report.text(found)
-    assert "all-gather          over fsdp         in loops" in report.text(found)
+    line = next(line for line in report.text(found).splitlines() if "all-gather" in line)
+    assert " ".join(line.split()) == "all-gather over fsdp backward 3 in each of 12 trips 36 runs 50 B a trip 600 B"
+    assert apply.rates["compute"] == 0
 
 
 def test_a_refusal_for_memory_is_read_and_any_other_is_an_error():
@@ -122,17 +133,18 @@ def test_a_refusal_for_memory_is_read_and_any_other_is_an_error():
 
 def test_the_command_prints_a_plan_and_saves_it(capsys, tmp_path):
     file = tmp_path / "plans" / "plan.json"
-    arguments = ["plan", "--config", QWEN3_8B, "--topology", "v5p:4x4x8", "--config.mesh.tensor=4", "--formula"]
+    arguments = ["plan", "--config", QWEN3_8B, "--topology", "v5p:4x4x8", "--formula"]
+    arguments += ["--config.mesh.data=1", "--config.mesh.fsdp=32", "--config.mesh.tensor=4"]
     assert cli.main([*arguments, "--price", "4", "--to", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "1,000 rollout steps cost at least" in printed and f"saved: {file}" in printed
+    assert "1,000 steps cost" in printed and f"saved: {file}" in printed
     saved = json.loads(file.read_text())
-    assert (saved["chips"], saved["mesh"]) == (128, {"data": 1, "fsdp": 32, "tensor": 4})
-    assert [program["name"] for program in saved["programs"]] == ["rollout", "score", "update"]
-    update = saved["programs"][2]["memory"]
+    assert (saved["chips"], saved["mesh"]) == (128, {"data": 1, "fsdp": 32, "tensor": 4, "sequence": 1})
+    assert [program["name"] for program in saved["programs"]] == list(PROGRAMS)
+    rollout = saved["programs"][0]["memory"]
     # 8.19e9 parameters and two moments of 4 bytes over 128 devices, and 1/4 of the sampling layout in bfloat16
-    assert update["optimizer"] == pytest.approx(8.19e9 * 8 / 128, rel=1e-2)  # norms lie whole on every device
-    assert update["parameters"] == pytest.approx(8.19e9 * (4 / 128 + 2 / 4), rel=1e-2)
+    assert rollout["optimizer"] == pytest.approx(8.19e9 * 8 / 128, rel=1e-2)  # norms lie whole on every device
+    assert rollout["parameters"] == pytest.approx(8.19e9 * (4 / 128 + 2 / 4), rel=1e-2)
 
 
 def test_the_command_searches_and_takes_another_architecture(capsys, tmp_path):
@@ -141,14 +153,14 @@ def test_the_command_searches_and_takes_another_architecture(capsys, tmp_path):
     arguments = ["plan", "--config", str(CONFIGS / "lite_ppo.py"), "--topology", "h200:4", "--search"]
     assert cli.main([*arguments, "--model-config", str(model), "--to", str(tmp_path / "s.json")]) == 0
     assert "fullest device" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "s.json").read_text())) == 9
+    assert len(json.loads((tmp_path / "s.json").read_text())) == 18
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["--topology", "v9:4"], "--topology 'v9:4'"),
-        (["--topology", "v5p:4x4x8"], "does not divide the 64 rows"),
+        (["--topology", "v5p:4x4x8", "--config.data.prompts_per_step=16"], "does not divide the 32 rows"),
         (["--topology", "v5e:4x4", "--formula", "--price", "-1"], "--price -1: expected 0 or more"),
         (["--topology", "v5e:4x4", "--model-config", "nowhere.json"], "--model-config nowhere.json does not exist"),
         (["--topology", "v5e:4x4", "--formula", "--config.model.source=no/such/model"], "--model-config FILE reads"),
