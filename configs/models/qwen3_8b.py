@@ -13,4 +13,7 @@ def get_config():
     c = paper.get_config()
     c.run_dir = "runs/qwen3_8b"
     c.model.source = "Qwen/Qwen3-8B"
+    # See docs/planning.md for the meshes of v5p-128 and v6e-256.
+    c.model.remat = "dots"
+    c.training.score_chunk = 2048
     return c

@@ -49,10 +49,11 @@ def memory_traffic(work: Work, program: str) -> float:
     layers, logits = _layers_traffic(work, program), _logits_traffic(work, program)
     if program == "score":
         return work.score_passes * (weights_read + layers + logits)
-    again = work.remat != "none"
+    again = work.remat == "layer"  # "dots" keeps what the products make
     traversals = 3 + again + work.exact_kl  # a backward pass makes and reads twice what a forward pass does
     gradients = parameters * (3 if work.update.count > 1 else 1)
-    return weights_read * (2 + again + work.exact_kl) + traversals * layers + (3 + again) * logits + gradients
+    logits *= 3 + (not work.chunks(program).kept)
+    return weights_read * (2 + again + work.exact_kl) + traversals * layers + logits + gradients
 
 
 def network_traffic(work: Work, program: str) -> dict[str, float]:
