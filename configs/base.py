@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     # "embedded:tiny" (in the package), a Hugging Face folder or Hub id, a .gguf file, or "package:NAME/FILE.gguf"
     c.model.source = "embedded:tiny"
     c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; parameters, statistics and log-probs are float32
-    c.model.remat = "none"  # what the backward pass recomputes: none, layer (all of a layer), dots (all but matmuls)
+    # what the backward pass recomputes: none, dots (all but matmuls), mlp (also those of the MLP), layer (all of a layer)
+    c.model.remat = "none"
     # of scoring and update: auto (the device's kernel where it can run), xla, splash (TPU), cudnn (GPU, bfloat16)
     c.model.attention = "auto"
 

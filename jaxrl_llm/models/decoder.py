@@ -17,14 +17,16 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.layers import KERNEL_INIT, Layer, RMSNorm, rotary_angles
+from jaxrl_llm.models.layers import KERNEL_INIT, PROJECTED, Layer, RMSNorm, rotary_angles
 from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
 from jaxrl_llm.types import Array, KVCache, Model, Params
 
-# What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis.
+# What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis, "mlp"
+# those of attention's projections alone.
 REMAT_POLICIES = {
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
+    "mlp": jax.checkpoint_policies.save_only_these_names(PROJECTED),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 

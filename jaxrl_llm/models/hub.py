@@ -34,7 +34,7 @@ class ModelSettings:
 
     source: str
     dtype: Literal["float32", "bfloat16"]
-    remat: Literal["none", "layer", "dots"]
+    remat: Literal["none", "dots", "mlp", "layer"]
     attention: Literal["auto", "xla", "splash", "cudnn"]
 
 

@@ -16,12 +16,14 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxrl_llm.models.attend import attend
 from jaxrl_llm.models.attention import by_lanes
 from jaxrl_llm.models.config import Llama3RopeScaling, ModelConfig
 from jaxrl_llm.types import Array
 
+PROJECTED = "projections of attention"  # the name of their results, for what the backward pass keeps
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -86,7 +88,7 @@ class Attention(nn.Module):
     def _project(self, x: Array, angles: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         """Queries [..., K, N / K, H], scaled by 1/√H, and keys and values [..., K, H]."""
         c = self.config
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        query, key, value = (checkpoint_name(part(x), PROJECTED) for part in (self.query, self.key, self.value))
         if c.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, angles) * c.head_size**-0.5, rotate(key, angles)
@@ -95,7 +97,8 @@ class Attention(nn.Module):
     def _merge(self, heads: Array) -> Array:
         """The output projection of [..., K, N / K, H]."""
         c = self.config
-        return self.output(heads.reshape(*heads.shape[:-3], c.heads, c.head_size).astype(self.dtype))
+        merged = self.output(heads.reshape(*heads.shape[:-3], c.heads, c.head_size).astype(self.dtype))
+        return checkpoint_name(merged, PROJECTED)
 
     def __call__(
         self, x: Array, angles: tuple[Array, Array], segments: Array, attend: Callable[..., Array]

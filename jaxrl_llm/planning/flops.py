@@ -75,14 +75,15 @@ def update_flops(work: Work) -> float:
     """Of one pass: forward, twice that backward, and what the backward pass computes again.
 
     That is: the logits where they are not kept, and of each layer: under "layer" all but the last product of the MLP,
-    which nothing reads again; under "dots" the two products of attention, which have a batch axis. Of a reference that
-    is scored inside, the layers run once, and the logits once more.
+    which nothing reads again; under "dots" the two products of attention, which have a batch axis; under "mlp" those
+    and the first two of the MLP. Of a reference that is scored inside, the layers run once, and the logits once more.
     """
     c, passes = work.config, work.passes("update")
     tokens, pairs = passes.rows * passes.width, passes.rows * computed_pairs(passes)
     again = {
         "none": 0.0,
         "dots": layer_flops(c, 0, pairs),
+        "mlp": layer_flops(c, 0, pairs) + 4.0 * tokens * c.width * c.mlp_width,
         "layer": layer_flops(c, tokens, pairs) - 2.0 * tokens * c.width * c.mlp_width,
     }[work.remat]
     layers, logits = forward_flops(work, "update"), logits_flops(work, "update")

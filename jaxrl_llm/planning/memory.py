@@ -131,11 +131,12 @@ def activation_bytes(work: Work, program: str) -> float:
     layer = tokens * layer_numbers(work) * work.number + score_numbers(work, program) * (FLOAT + work.number)
     if program == "score":
         return residual + max(layer + _gathered(work), 2 * logits + _head(work, work.number))
-    products = ((c.heads + 2 * c.kv_heads) * c.head_size + 2 * c.mlp_width) / tensor + 2 * c.width
+    projected = residual + tokens * ((c.heads + 2 * c.kv_heads) * c.head_size / tensor + c.width) * work.number
     saved = {
         "none": layer,
         "layer": residual,
-        "dots": residual + tokens * products * work.number,
+        "mlp": projected,
+        "dots": projected + tokens * (2 * c.mlp_width / tensor + c.width) * work.number,
     }[work.remat]
     of_layer = (1 if work.remat == "none" else 2) * layer + 2 * _gathered(work)
     of_logits = (2 + chunks.count * chunks.kept) * logits + _head(work, work.number + FLOAT)

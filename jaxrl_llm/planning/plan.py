@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from jaxrl_llm.algorithm import needs_critic
 from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.decoder import REMAT_POLICIES
 from jaxrl_llm.planning import compiler, flops, memory, traffic
 from jaxrl_llm.planning.compiler import Compiled
 from jaxrl_llm.planning.hardware import Topology
@@ -266,7 +267,7 @@ def search(settings: Settings, config: ModelConfig, topology: Topology, *, price
         _, fsdp, tensor, sequence = shape
         if rows % fsdp or config.heads % (tensor * sequence):
             continue
-        for remat in ("none", "dots", "layer"):
+        for remat in REMAT_POLICIES:
             tried = dataclasses.replace(
                 settings,
                 mesh=MeshSettings(*shape),

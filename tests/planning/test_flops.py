@@ -9,6 +9,7 @@ import pytest
 
 from jaxrl_llm import config
 from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.models.decoder import REMAT_POLICIES
 from jaxrl_llm.planning import flops
 from jaxrl_llm.planning.programs import Abstract, trace
 from jaxrl_llm.planning.work import Work, work_of
@@ -55,7 +56,7 @@ def test_scoring_is_a_forward_pass_with_filled_chunks(chunk):
     assert found == flops.score_flops(work)
 
 
-@pytest.mark.parametrize("remat", ["none", "layer", "dots"])
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
 @pytest.mark.parametrize("overrides", [[], ["training.tokens_per_pass=80", "training.score_chunk=24"]])
 def test_an_update_is_three_forward_passes_and_what_it_computes_again(remat, overrides):
     found, work = counted("update", setting("lite_ppo", f"model.remat={remat}", *overrides))

@@ -9,6 +9,7 @@ import pytest
 
 from jaxrl_llm import cli
 from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.models.decoder import REMAT_POLICIES
 from jaxrl_llm.planning import compiler, report
 from jaxrl_llm.planning.compiler import Compiled, memory_exceeded
 from jaxrl_llm.planning.hardware import parse_topology
@@ -85,7 +86,7 @@ def test_plans_that_fit_come_first_then_those_that_miss_least():
 def test_a_search_tries_each_mesh_that_divides_rows_and_heads():
     found = search(setting(), TINY, parse_topology("v5e:2x2"))  # 4 rows of a step, 4 heads
     tried = {(*one.mesh.values(), one.remat) for one in found}
-    assert tried == {(*shape, remat) for shape in meshes(4) for remat in ("none", "dots", "layer")}
+    assert tried == {(*shape, remat) for shape in meshes(4) for remat in REMAT_POLICIES}
     assert len(report.table(found).splitlines()) == 1 + len(tried)
     with pytest.raises(ValueError, match="no mesh of 64 devices divides the 4 rows"):
         search(setting(), TINY, parse_topology("v5e:8x8"))
