@@ -49,7 +49,7 @@ def memory_traffic(work: Work, program: str) -> float:
     layers, logits = _layers_traffic(work, program), _logits_traffic(work, program)
     if program == "score":
         return work.score_passes * (weights_read + layers + logits)
-    again = work.remat == "layer"  # "dots" keeps what the products make
+    again = work.remat in ("layer", "mlp")  # "dots" keeps what the products make
     traversals = 3 + again + work.exact_kl  # a backward pass makes and reads twice what a forward pass does
     gradients = parameters * (3 if work.update.count > 1 else 1)
     logits *= 3 + (not work.chunks(program).kept)
