@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     # "embedded:tiny" (in the package), a Hugging Face folder or Hub id, a .gguf file, or "package:NAME/FILE.gguf"
     c.model.source = "embedded:tiny"
     c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; parameters, statistics and log-probs are float32
-    # what the backward pass recomputes: none, dots (all but matmuls), mlp (also those of the MLP), layer (all of a layer)
+    # what the backward pass recomputes: none, dots (all but matmuls), mlp (those of the MLP too), layer (whole layers)
     c.model.remat = "none"
     # of scoring and update: auto (the device's kernel where it can run), xla, splash (TPU), cudnn (GPU, bfloat16)
     c.model.attention = "auto"
