@@ -8,7 +8,8 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,10 +17,11 @@ from jax.sharding import Mesh
 
 from jaxrl_llm.planning import hlo
 from jaxrl_llm.planning.hardware import Topology
-from jaxrl_llm.planning.programs import Abstract, trace
+from jaxrl_llm.planning.programs import PROGRAMS, Abstract, trace
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 
 INSTALL = 'pip install "jaxrl-llm[tpu-plan]"'  # the libtpu wheel
+_AT_ONCE = 2  # programs that are compiled at a time; each takes a few gigabytes
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -76,19 +78,36 @@ def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
     return make_mesh(settings, list(description.devices))
 
 
-def compile_program(name: str, abstract: Abstract, *, unknown_trips: float, quick: bool) -> Compiled:
-    """Compiles one of `programs.PROGRAMS` and reads its memory and its collectives.
+def compile_programs(
+    abstract: Abstract, *, unknown_trips: float, quick: bool, say: Callable[[str], None]
+) -> dict[str, Compiled]:
+    """Compiles each of `programs.PROGRAMS`, two at a time: a compiler for TPUs works on one core.
 
     Args:
       unknown_trips: of the sampler's loops, which end when every row has stopped.
-
       quick: with less optimization, which takes less than half the time; memory and collectives come out different.
+      say: is told before each program is compiled.
+
+    Raises:
+      ValueError: the compiler fails for another reason than memory.
+    """
+
+    def compiled(name: str) -> Compiled:
+        say(f"compiling the {name}")
+        return compile_program(name, abstract, unknown_trips=unknown_trips)
+
+    with _optimization("O1" if quick else None), ThreadPoolExecutor(_AT_ONCE) as threads:
+        return dict(zip(PROGRAMS, threads.map(compiled, PROGRAMS), strict=True))
+
+
+def compile_program(name: str, abstract: Abstract, *, unknown_trips: float) -> Compiled:
+    """Compiles one of `programs.PROGRAMS` and reads its memory and its collectives; see :func:`compile_programs`.
 
     Raises:
       ValueError: the compiler fails for another reason than memory.
     """
     begun = time.perf_counter()
-    with jax.set_mesh(abstract.mesh), _optimization("O1" if quick else None):
+    with jax.set_mesh(abstract.mesh):
         lowered = trace(name, abstract).lower(lowering_platforms=("tpu",))
         try:
             compiled = lowered.compile()

@@ -229,8 +229,7 @@ def make_plan(
       topology: GPUs are planned by formula.
       price: of a chip and hour, in any currency.
       by_formula: without the compiler, for a TPU too.
-      quick: see `compiler.compile_program`.
-      say: is told before each program is compiled.
+      quick, say: see `compiler.compile_programs`.
 
     Raises:
       ImportError, ValueError: as `compiler.topology_mesh` says; an algorithm with a critic, or a price below 0.
@@ -246,9 +245,7 @@ def make_plan(
         mesh = compiler.topology_mesh(topology, settings.mesh)
         abstract = Abstract(settings, config, mesh)
         trips = (work.width - 1) / len(work.phases)
-        for name in PROGRAMS:
-            say(f"compiling the {name} for {topology.name}")
-            compiled[name] = compiler.compile_program(name, abstract, unknown_trips=trips, quick=quick)
+        compiled |= compiler.compile_programs(abstract, unknown_trips=trips, quick=quick, say=say)
     programs = [_program(name, work, topology, compiled[name]) for name in PROGRAMS]
     return Plan(topology, work.mesh, work.remat, programs, work.rows * (work.prompt_width + work.width), price)
 

@@ -101,7 +101,7 @@ def test_what_the_compiler_says_goes_before_the_formulas(monkeypatch):
     """Of its bytes, those beside parameters and optimizer are activations; where it refuses, the limit is its own."""
     collectives = [Collective("all-gather", "fsdp", 12, True, 3, 36, 600.0)]
 
-    def compiled(name, abstract, *, unknown_trips, quick):
+    def compiled(name, abstract, *, unknown_trips):
         if name == "update":
             return Compiled(1.0, None, 3e9, 1e9, None)
         return Compiled(1.0, 1e9, 2e9, None, collectives)
