@@ -22,7 +22,7 @@ from jaxrl_llm.sharding import to_host
 from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
-from jaxrl_llm.training.learn import Lesson, learn, passes_over
+from jaxrl_llm.training.learn import Lesson, budget_of, learn, passes_over
 from jaxrl_llm.training.log import RunLog
 from jaxrl_llm.training.offload import to_host_memory
 from jaxrl_llm.training.settings import Settings
@@ -42,6 +42,8 @@ def train(settings: Settings, *, config: dict[str, Any]) -> Path:
     """
     with Judge(settings.reward) as judge:
         session = open_session(settings)
+        with jax.set_mesh(session.mesh):
+            budget_of(settings, session.config, session.mesh)  # refuses an attention kernel that cannot run here
         problems, dropped = training_problems(settings, session.tokenizer, judge)
         held_out = evaluation_problems(settings, session.tokenizer, judge) if settings.evaluation.every else []
         sources = {"data.source": problems, "evaluation.source": held_out}
