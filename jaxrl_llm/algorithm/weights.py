@@ -37,9 +37,9 @@ def loss_weights(algorithm: Algorithm, mask: Array, prompt_id: Array, *, max_tok
 def rows_with_gradient(algorithm: Algorithm, batch: TrainBatch) -> Array:
     """bool [B]: rows whose tokens must be scored for the policy's loss and its gradient; the others add nothing.
 
-    Where the advantages and weights of a row are 0, so is its surrogate, and nothing is left of it unless a KL, an
-    entropy, a likelihood or a squared ratio stands beside, or its tokens are compared with the others' (clip_cov,
-    kl_cov, top_entropy_share).
+    Where the advantages or weights of a row are 0, so is its surrogate, and nothing is left of it unless a KL, an
+    entropy, a likelihood or a squared ratio stands beside, a coefficient adapts to the KL or the entropy, or its tokens
+    are compared with the others' (clip_cov, kl_cov, top_entropy_share).
     """
     a, mask = algorithm, batch.mask.astype(bool)
     if a.cov_share is not None or a.top_entropy_share is not None:
@@ -49,6 +49,7 @@ def rows_with_gradient(algorithm: Algorithm, batch: TrainBatch) -> Array:
         a.kl_placement == "loss"
         or a.entropy_coefficient != 0
         or a.entropy_target is not None
+        or a.kl_target is not None  # the coefficient follows the mean KL of all rows, also of one in the reward
         or (a.square_coefficient or 0) > 0
     )
     if beside:

@@ -68,7 +68,12 @@ def panels(samples: int) -> tuple[Panel, ...]:
             share=True,
             note="By the rule of log.loop.",
         ),
-        Panel("entropy", "Entropy, nats a token", (("entropy", "mean"),)),
+        Panel(
+            "entropy",
+            "Entropy, nats a token",
+            (("sampled_entropy", "all rows"), ("entropy", "rows of the update")),
+            note="Of all rows: the mean of -log p of the sampled tokens, an estimate without bias.",
+        ),
         Panel(
             "clip",
             "Tokens where the clip binds",

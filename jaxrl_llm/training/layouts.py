@@ -116,7 +116,11 @@ def trees(sequences: Sequences, budget: Budget) -> tuple[list[Row], Shape]:
     """Rows of one lane, in which groups stand one after the other: a prompt, then its completions."""
     longest = int((sequences.prompt_length + sequences.length)[sequences.rows].max(initial=1))
     limit = sequences.prompt_width + sequences.width
-    lane = _up(TREE * bucket(longest, limit), budget.multiple)
+    least = bucket(longest, limit)
+    lane = TREE * least
+    if budget.tokens:
+        lane = max(least, min(lane, budget.tokens - budget.tokens % budget.multiple))
+    lane = _up(lane, budget.multiple)
     rows: list[Row] = []
     room = 0
     for group in _groups(sequences):

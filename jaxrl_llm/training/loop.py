@@ -215,7 +215,7 @@ def _progress(step: int, steps: int, values: dict[str, float], accuracy: float |
         parts.append(f"acc {accuracy:.3f}")
     parts.append(f"length {values['length']:.1f}")
     for name, label, digits in (  # what there is: in a critic's warm-up the policy takes no step
-        ("entropy", "entropy", 3),
+        ("sampled_entropy", "entropy", 3),
         ("explained_variance", "critic explains", 3),
         ("effect/clip_low", "clip low", 4),
         ("effect/clip_high", "clip high", 4),

@@ -1,9 +1,9 @@
 """Which token stands where in a forward pass: rows of a few shapes, filled by a deterministic packer on the host.
 
 A packed row is a prompt, stated once, and lanes of equal width behind it that hold completions of that prompt, several
-in a lane where they fit; or, where nothing is gained by sharing, one lane of whole sequences, each with its own prompt.
-In either case a token sees exactly what it saw when it was sampled, so that log-probabilities and gradients are those
-of one sequence a row, up to the order of float32 sums.
+in a lane where they fit; or one lane of groups, each a prompt and its completions. In either case a token sees exactly
+what it saw when it was sampled, so that log-probabilities and gradients are those of one sequence a row, up to the
+order of float32 sums.
 
 Rows are cut into passes. All passes of a step have one shape, and shapes come from a short ladder, so that few programs
 are compiled; the choice depends on the lengths alone, and a resumed run makes it again.

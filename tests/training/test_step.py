@@ -142,7 +142,7 @@ def test_a_slice_has_the_weights_of_its_own_step():
     np.testing.assert_array_equal(part.advantages, batch.advantages[:8])
 
 
-MESHES = [(1, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1)]
+MESHES = [(1, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 1, 2, 2)]
 
 
 def trained_on(mesh_sizes: tuple[int, int, int, int]):
@@ -170,7 +170,8 @@ def trained_on(mesh_sizes: tuple[int, int, int, int]):
             )
             taken = shard_rows(jax.device_get(taken), mesh)
             batch, _ = policies.batch(algorithm, taken, REWARDS)
-            passes = pack_batch(batch, to_host(taken.prompt_id), Budget(200, row_devices(mesh)))[0]
+            budget = Budget(200, row_devices(mesh), mesh.shape["sequence"])
+            passes = pack_batch(batch, to_host(taken.prompt_id), budget)[0]
             state, metrics = update(state, batch, [shard_rows(part, mesh) for part in passes])
             texts.append(np.asarray(taken.tokens))
             losses.append(float(metrics["loss"].value))
@@ -182,7 +183,7 @@ def trained_on_one_device():
     return trained_on(MESHES[0])
 
 
-@pytest.mark.parametrize("sizes", MESHES[1:], ids=["fsdp8", "fsdp2-tensor4", "data2-fsdp2-tensor2"])
+@pytest.mark.parametrize("sizes", MESHES[1:], ids=["fsdp8", "fsdp2-tensor4", "data2-tensor2-sequence2"])
 def test_a_mesh_of_eight_devices_gives_one_devices_texts_losses_and_parameters(sizes):
     texts, losses, weights = trained_on(sizes)
     wanted_texts, wanted_losses, wanted = trained_on_one_device()

@@ -204,6 +204,15 @@ def test_rows_without_advantage_are_skipped_and_counted():
     assert saved.shares()["rows"] == (~kept).mean()
 
 
+@pytest.mark.parametrize("placement", ["loss", "reward"])
+def test_a_coefficient_that_adapts_to_the_kl_sees_every_row(placement):
+    adaptive = {"kl_placement": placement, "kl_estimator": "k1" if placement == "reward" else "k3"}
+    changes = adaptive | {"kl_coefficient": 0.1, "kl_target": 0.1, "kl_horizon": 10}
+    algorithm = policies.algorithm("lite_ppo", **changes)
+    batch = dataclasses.replace(batch_of(algorithm), advantages=jnp.zeros(ROLLOUT.mask.shape))
+    np.testing.assert_array_equal(rows_with_gradient(algorithm, batch), ROLLOUT.mask.any(axis=1))
+
+
 def test_a_step_without_any_gradient_is_still_a_step():
     algorithm, optimizer = policies.algorithm("lite_ppo"), optax.adamw(0.1, weight_decay=0.1)
     batch = policies.batch(algorithm, ROLLOUT, np.ones(ROWS, np.float32))[0]
