@@ -23,9 +23,18 @@ from jaxrl_llm.types import Params
 
 
 class Evaluation(NamedTuple):
-    """``metrics`` under the names of metrics.jsonl; ``samples`` rows of samples.jsonl."""
+    """What an evaluation leaves in the files of a run.
+
+    Attributes:
+      metrics: under the names of metrics.jsonl.
+      problems: id of each problem.
+      accuracy: share of right samples of each problem, of which avg@k is the mean.
+      samples: rows of samples.jsonl.
+    """
 
     metrics: dict[str, float]
+    problems: list[int]
+    accuracy: list[float]
     samples: list[dict[str, Any]]
 
 
@@ -114,4 +123,5 @@ def _summary(session: Session, completions: Completions, settings: Settings) -> 
                 "length": int(lengths[row]),
             }
         )
-    return Evaluation(metrics, rows)
+    ids = [problem.id for problem in completions.problems]
+    return Evaluation(metrics, ids, correct.mean(axis=1).tolist(), rows)

@@ -1,11 +1,12 @@
 """The files of a run: who owns the folder, and what is written there while it trains.
 
-config.json     the resolved config; a folder that holds another one is refused
-starts.jsonl    one line a start: time, command, versions, devices
-metrics.jsonl   one line a step: numbers that the same config and seed give again, byte for byte
-speed.jsonl     one line a step: numbers of the clock
-samples.jsonl   full texts of each evaluation
-tensorboard/    events of the numbers above
+config.json        the resolved config; a folder that holds another one is refused
+starts.jsonl       one line a start: time, command, versions, devices
+metrics.jsonl      one line a step: numbers that the same config and seed give again, byte for byte
+speed.jsonl        one line a step: numbers of the clock
+evaluations.jsonl  one line an evaluation: the share of right samples of each problem
+samples.jsonl      full texts of each evaluation
+tensorboard/       events of the numbers above
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from jaxrl_llm import distributed
 
-_STREAMS = ("metrics", "speed", "samples")
+_STREAMS = ("metrics", "speed", "evaluations", "samples")
 _PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -159,6 +160,10 @@ class RunLog:
         numbers = {name: _number(values[name]) for name in sorted(values)}
         self._line("speed", {"step": step, **numbers})
         self._scalars(step, {f"speed/{name}": number for name, number in numbers.items()})
+
+    def evaluation(self, step: int, problems: Sequence[int], accuracy: Sequence[float]) -> None:
+        """One line of evaluations.jsonl: the ids of the held-out problems, and the share of right samples of each."""
+        self._line("evaluations", {"step": step, "problems": list(problems), "accuracy": list(accuracy)})
 
     def samples(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Lines of samples.jsonl, one a completion."""

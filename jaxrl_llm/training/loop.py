@@ -198,6 +198,7 @@ def _evaluate(
     """Evaluates, logs, and returns avg@k."""
     result = evaluate(session, prepared, held_out, settings, judge)
     log.metrics(step, result.metrics)
+    log.evaluation(step, result.problems, result.accuracy)
     log.samples(step, result.samples)
     k = settings.evaluation.samples
     log.console(

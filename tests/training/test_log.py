@@ -75,9 +75,11 @@ def test_a_line_is_in_the_file_when_its_call_returns(tmp_path):
     log = RunLog(tmp_path, CONFIG, tensorboard=False)
     log.metrics(1, {"a": 1})
     log.speed(1, {"seconds": 0.5})
+    log.evaluation(1, [7, 9], [0.25, 1.0])
     log.samples(1, [{"completion": "β\n<b>"}, {"completion": ""}])
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
     assert lines(tmp_path / "speed.jsonl") == [{"step": 1, "seconds": 0.5}]
+    assert lines(tmp_path / "evaluations.jsonl") == [{"step": 1, "problems": [7, 9], "accuracy": [0.25, 1.0]}]
     assert lines(tmp_path / "samples.jsonl") == [{"step": 1, "completion": "β\n<b>"}, {"step": 1, "completion": ""}]
     log.close()
 
@@ -86,6 +88,7 @@ def write_steps(log: RunLog, steps: range) -> None:
     for step in steps:
         log.metrics(step, {"reward": step / 3})
         log.speed(step, {"seconds": 1})
+        log.evaluation(step, [0, 1], [step / 8, 0.5])
         log.samples(step, [{"completion": f"text of step {step} ≥"}])
 
 
@@ -100,7 +103,7 @@ def test_a_rewound_run_that_goes_on_has_the_bytes_of_one_that_never_stopped(tmp_
     with RunLog(tmp_path / "stopped", CONFIG, tensorboard=False) as log:
         log.rewind(position)
         write_steps(log, range(4, 7))
-    for name in ("metrics.jsonl", "samples.jsonl", "speed.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "speed.jsonl"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

@@ -117,7 +117,8 @@ def test_two_processes_that_are_stopped_and_then_lose_one_end_as_one_process_doe
     first, second = [finish(process) for process in runs.start_two("two")]
     assert "going on after step" in first and "report: " in first
     assert "step" not in second and "report" not in second, "one process speaks"
-    assert (two / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes(), "the same texts"
+    for name in ("samples.jsonl", "evaluations.jsonl"):
+        assert (two / name).read_bytes() == (one / name).read_bytes(), "the same texts"
     for line, wanted in zip(lines(two / "metrics.jsonl"), lines(one / "metrics.jsonl"), strict=True):
         got, expected = json.loads(line), json.loads(wanted)
         assert got.keys() == expected.keys()

@@ -118,6 +118,10 @@ def test_a_run_leaves_its_metrics_samples_config_events_and_report(whole_run):
     )
     assert {"value_error", "explained_variance", "critic_gradient_norm", "repeat_ratio", "length"} <= set(first)
     assert first["learning_rate"] == 0 < second["learning_rate"]
+    evaluations = [json.loads(line) for line in lines(whole_run / "evaluations.jsonl")]
+    by_step = {row["step"]: row["eval/avg"] for row in rows if "eval/avg" in row}
+    assert {row["step"]: pytest.approx(np.mean(row["accuracy"])) for row in evaluations} == by_step
+    assert all(row["problems"] == list(range(len(row["accuracy"]))) for row in evaluations)
     sample = json.loads(lines(whole_run / "samples.jsonl")[0])
     assert {"prompt", "completion", "reward", "outcome"} <= set(sample)
     assert json.loads((whole_run / "config.json").read_text())["steps"] == STEPS
@@ -176,7 +180,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(whole_run, m
     loaded = set(re.findall(r"Persistent compilation cache hit for '(\w+)'", log))
     large = {"jit_generate", "jit_scorer", "jit_batcher", "jit_gradients", "jit_apply"}
     assert large <= loaded, "what the whole run had compiled is compiled again"
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
         assert (run_dir / name).read_bytes() == (whole_run / name).read_bytes(), name
     again, once = (rollouts.load(rollouts.path_of(folder, STEPS)) for folder in (run_dir, whole_run))
     np.testing.assert_array_equal(again.logprobs, once.logprobs)
