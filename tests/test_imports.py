@@ -46,7 +46,8 @@ LAYERS: dict[str, set[str]] = {
     "report": CONFIG | {"techniques", "explain", "report"},
     "microscope": CONFIG | {"report", "microscope"},
     "planning": CONFIG | {"planning"},
-    "cli": CONFIG | {"environment", "explain", "diff", "report", "microscope", "planning"},
+    "study": CONFIG | {"techniques", "explain", "report", "microscope.statistics", "planning.flops", "study"},
+    "cli": CONFIG | {"environment", "explain", "diff", "report", "microscope", "planning", "study"},
 }
 
 WITHOUT_JAX = (
@@ -61,6 +62,10 @@ WITHOUT_JAX = (
     "explain",
     "diff",
     "report",
+    "study.records",
+    "study.tricks",
+    "study.catalogue",
+    "study.plan",
 )
 
 # Third-party package -> the only modules that may import it.
@@ -76,7 +81,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "optax": ("training.optimizer", "training.step", "training.update", "training.pretrain", "planning.programs"),
     "orbax": ("training.checkpoint",),
     "tensorboardX": ("training.log",),
-    "ml_collections": ("config",),
+    "ml_collections": ("config", "study"),
     "matplotlib": ("report", "microscope"),
 }
 JAX_AND_NUMPY = {"jax", "numpy"}
