@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrl_llm import config as configs
 from jaxrl_llm import explain
 from jaxrl_llm.report import curves, effects
-from jaxrl_llm.report.style import STYLE
+from jaxrl_llm.report.html import document, element, flat, table
 
 _TEXTS = 6  # problems shown before and after
 _CURVES = "Faint: every step. Strong: the mean of the last tenth of the steps up to that one."
@@ -33,12 +32,6 @@ def _read(path: Path, *, required: bool = True) -> list[Row]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
     return rows
-
-
-def _element(tag: str, text: object, **attributes: str) -> str:
-    """An element whose text and attributes are escaped."""
-    listed = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
-    return f"<{tag}{listed}>{html.escape(str(text))}</{tag}>"
 
 
 def _percent(value: float) -> str:
@@ -95,18 +88,18 @@ def _sample(row: Row | None) -> str:
         return '<div class="sample"><p class="badges">no text was recorded</p></div>'
     outcome = str(row["outcome"]).lower()
     badges = [
-        _element("span", outcome, class_=f"badge {'good' if outcome == 'correct' else 'bad'}"),
-        _element("span", f"reward {row['reward']:g}" if row["reward"] is not None else "no reward", class_="badge"),
-        _element("span", f"{row['length']} tokens{', truncated' if row['truncated'] else ''}", class_="badge"),
-        _element("span", f"read as {row['extracted']!r}", class_="badge"),
+        element("span", outcome, class_=f"badge {'good' if outcome == 'correct' else 'bad'}"),
+        element("span", f"reward {row['reward']:g}" if row["reward"] is not None else "no reward", class_="badge"),
+        element("span", f"{row['length']} tokens{', truncated' if row['truncated'] else ''}", class_="badge"),
+        element("span", f"read as {row['extracted']!r}", class_="badge"),
     ]
-    return f'<div class="sample"><p class="badges">{" ".join(badges)}</p>{_element("pre", row["completion"])}</div>'
+    return f'<div class="sample"><p class="badges">{" ".join(badges)}</p>{element("pre", row["completion"])}</div>'
 
 
 def _texts(samples: Sequence[Row]) -> str:
     """The first and the last evaluation's texts of the same problems, next to each other."""
     if not samples:
-        return _element("p", "No texts were recorded.")
+        return element("p", "No texts were recorded.")
     first, last = samples[0]["step"], samples[-1]["step"]
 
     def by_problem(step: int) -> dict[Any, Row]:
@@ -117,27 +110,14 @@ def _texts(samples: Sequence[Row]) -> str:
         return rows
 
     before, after = by_problem(first), by_problem(last)
-    parts = [_element("p", f"The same held-out problems at step {first} and at step {last}, first sample of each.")]
+    parts = [element("p", f"The same held-out problems at step {first} and at step {last}, first sample of each.")]
     for problem in list(before)[:_TEXTS]:
         row = before[problem]
-        heading = _element("h3", f"Problem {problem}, answer {row['answer']}") + _element("pre", row["prompt"])
-        old = _element("h4", f"Before (step {first})") + _sample(row)
-        new = _element("h4", f"After (step {last})") + _sample(after.get(problem))
+        heading = element("h3", f"Problem {problem}, answer {row['answer']}") + element("pre", row["prompt"])
+        old = element("h4", f"Before (step {first})") + _sample(row)
+        new = element("h4", f"After (step {last})") + _sample(after.get(problem))
         parts.append(f'<article>{heading}<div class="pair"><div>{old}</div><div>{new}</div></div></article>')
     return "".join(parts)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, json.dumps(value, ensure_ascii=False)
-
-
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f"<tr>{_element('th', name, scope='row')}{_element('td', value)}</tr>" for name, value in rows)
-    return f'<div class="scroll"><table>{body}</table></div>'
 
 
 def _provenance(config: Mapping[str, Any], starts: Sequence[Row]) -> str:
@@ -149,15 +129,15 @@ def _provenance(config: Mapping[str, Any], starts: Sequence[Row]) -> str:
         rows.append(("devices", start["devices"]))
         rows.append(("platform", start["platform"]))
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in start["versions"].items())))
-    return _table(rows)
+    return table(rows)
 
 
 def _objective(config: Mapping[str, Any]) -> str:
     try:
         rows = explain.rows(configs.parse(config))
     except ValueError as error:  # a run of another version of the library is still worth a page
-        return _element("p", f"This version of jaxrl_llm cannot read the config of the run: {error}")
-    return "<dl>" + "".join(_element("dt", name) + _element("dd", text) for name, text in rows) + "</dl>"
+        return element("p", f"This version of jaxrl_llm cannot read the config of the run: {error}")
+    return "<dl>" + "".join(element("dt", name) + element("dd", text) for name, text in rows) + "</dl>"
 
 
 def write(run_dir: str | Path) -> Path:
@@ -185,33 +165,28 @@ def write(run_dir: str | Path) -> Path:
     k = config.get("evaluation", {}).get("samples", 1)
     drawn = [(panel, curves.draw(panel, [*metrics, *speed])) for panel in curves.panels(k)]
     figures = "".join(
-        f"<figure>{_element('h3', panel.title)}{svg}{_element('figcaption', panel.note) if panel.note else ''}</figure>"
+        f"<figure>{element('h3', panel.title)}{svg}{element('figcaption', panel.note) if panel.note else ''}</figure>"
         for panel, svg in drawn
         if svg
     )
     tiles = "".join(
-        f'<div class="tile">{_element("h3", name)}{_element("p", value, class_="value")}{_element("p", remark)}</div>'
+        f'<div class="tile">{element("h3", name)}{element("p", value, class_="value")}{element("p", remark)}</div>'
         for name, value, remark in _tiles(metrics, speed, k)
     )
-    inert = "".join(_element("li", line) for line in effects.inert(config, metrics))
+    inert = "".join(element("li", line) for line in effects.inert(config, metrics))
     model, data = config.get("model", {}).get("source"), config.get("data", {}).get("source")
-    page = "".join(
-        (
-            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            _element("title", f"{folder.resolve().name}: jaxrl_llm run"),
-            f"<style>{STYLE}</style></head><body><header>",
-            _element("h1", folder.resolve().name),
-            _element("p", f"{model} on {data}, {len(curves.series(metrics, 'reward'))} of {config.get('steps')} steps"),
-            f'</header><main><section class="tiles">{tiles}</section>',
-            f'<section class="notice"><h2>Inert knobs</h2><ul>{inert}</ul></section>' if inert else "",
-            f'<section><h2>Curves</h2>{_element("p", _CURVES)}<div class="curves">{figures}</div></section>',
-            f"<section><h2>Texts before and after</h2>{_texts(samples)}</section>",
-            f"<section><h2>Objective</h2>{_objective(config)}</section>",
-            f"<section><h2>Provenance</h2>{_provenance(config, starts)}</section>",
-            f"<section><details><summary>All config keys</summary>{_table(_flat(config))}</details></section>",
-            "</main></body></html>\n",
-        )
+    page = document(
+        f"{folder.resolve().name}: jaxrl_llm run",
+        "<header>",
+        element("h1", folder.resolve().name),
+        element("p", f"{model} on {data}, {len(curves.series(metrics, 'reward'))} of {config.get('steps')} steps"),
+        f'</header><main><section class="tiles">{tiles}</section>',
+        f'<section class="notice"><h2>Inert knobs</h2><ul>{inert}</ul></section>' if inert else "",
+        f'<section><h2>Curves</h2>{element("p", _CURVES)}<div class="curves">{figures}</div></section>',
+        f"<section><h2>Texts before and after</h2>{_texts(samples)}</section>",
+        f"<section><h2>Objective</h2>{_objective(config)}</section>",
+        f"<section><h2>Provenance</h2>{_provenance(config, starts)}</section>",
+        f"<section><details><summary>All config keys</summary>{table(flat(config))}</details></section></main>",
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
