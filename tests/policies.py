@@ -16,7 +16,7 @@ from jaxrl_llm.algorithm import Algorithm, initial_controls
 from jaxrl_llm.data.tokens import character_tokenizer
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.decoder import functions
-from jaxrl_llm.models.save import save
+from jaxrl_llm.models.writer import save
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.sampling.support import Sampling

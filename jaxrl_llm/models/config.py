@@ -22,6 +22,8 @@ _SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
 _LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _DEFAULT_THETA = 10000.0  # transformers' own, where a config.json (Llama 2's) names none
 _QWEN3_HEAD_SIZE = 128  # transformers' own
+# What a damaged file may claim; nothing of that size is listed or allocated.
+_LARGEST_SIZE, _MOST_LAYERS = 2**31 - 1, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
         family=family,
         vocab_size=reader.size("vocab_size"),
         width=width,
-        layers=reader.size("num_hidden_layers"),
+        layers=reader.size("num_hidden_layers", most=_MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
@@ -152,6 +154,11 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
     return hf
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @dataclasses.dataclass(frozen=True)
 class _Reader:
     """Reads one value at a time from a config.json; every error names the file, the key and the value."""
@@ -162,9 +169,9 @@ class _Reader:
     def family(self) -> str:
         family, names = self.config.get("model_type"), self.config.get("architectures") or ()
         supported = ", ".join(f"{name} ({FAMILIES[name]})" for name in FAMILIES)
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise ValueError(f"{self.where}: model_type = {family!r} is an unknown architecture; known: {supported}")
-        if names and FAMILIES[family] not in names:
+        if names and not (isinstance(names, list) and FAMILIES[family] in names):
             raise ValueError(f"{self.where}: architectures = {names!r}; known: {supported}")
         return family
 
@@ -180,11 +187,11 @@ class _Reader:
         if set(layer_types) - {"full_attention"}:
             raise ValueError(f"{self.where}: layer_types = {layer_types!r}; supported: full_attention in every layer")
 
-    def size(self, key: str, default: int | None = None) -> int:
+    def size(self, key: str, default: int | None = None, *, most: int = _LARGEST_SIZE) -> int:
         value = self.config.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise ValueError(f"{self.where}: {key} = {value!r}; expected a whole number above 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise ValueError(f"{self.where}: {key} = {_short(value)}; expected a whole number from 1 to {most}")
         return value
 
     def positive(self, key: str) -> float:

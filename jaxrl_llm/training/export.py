@@ -11,7 +11,7 @@ import jax
 from jaxrl_llm.data import tokens
 from jaxrl_llm.models import hub, weights
 from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.save import save
+from jaxrl_llm.models.writer import save
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from jaxrl_llm.training.checkpoint import FOLDER, Checkpoints
 from jaxrl_llm.types import Params

@@ -1,4 +1,4 @@
-"""Supervised pretraining of the embedded model: next-token cross-entropy on packed text of a built-in task.
+"""Supervised pretraining of the embedded models: next-token cross-entropy on packed text of a built-in task.
 
 The text is of mixed quality on purpose (:class:`jaxrl_llm.data.tasks.Mix`): like a real base model, the result knows
 the way to the answer but does not take it every time, so that reinforcement learning has something to do.
@@ -18,9 +18,10 @@ import optax
 
 from jaxrl_llm.data.tasks import TASKS, Mix, pretraining_text
 from jaxrl_llm.data.tokens import Tokenizer, character_tokenizer
+from jaxrl_llm.models import hub
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.decoder import functions
-from jaxrl_llm.models.save import save
+from jaxrl_llm.models.writer import save
 from jaxrl_llm.training.optimizer import OptimizerSettings, init_optimizer, make_optimizer
 from jaxrl_llm.types import Array, Model, Params
 
@@ -52,9 +53,16 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSettings:
-    """``rows`` of ``width`` tokens a step, for ``steps`` steps, tiers in turn; written to ``folder``."""
+    """``rows`` of ``width`` tokens a step, for ``steps`` steps, tiers in turn; written to ``folder``.
+
+    Attributes:
+      task: built-in, with worked solutions.
+      start: source of the checkpoint to go on from, of the sizes in ``model``; None starts from random weights.
+    """
 
     folder: str
+    task: str
+    start: str | None
     seed: int
     steps: int
     rows: int
@@ -63,15 +71,19 @@ class PretrainSettings:
     mix: Mix
     optimizer: OptimizerSettings
 
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(f"task = {self.task!r}: the built-in tasks are {', '.join(TASKS)}")
+
 
 def documents(settings: PretrainSettings, tokenizer: Tokenizer) -> Iterator[list[int]]:
     """Token ids of question, completion and end of text, one document after another, the tiers in turn."""
-    task, (stop, *_) = TASKS["chain_sum"], tokenizer.stop_ids
+    task, (stop, *_) = TASKS[settings.task], tokenizer.stop_ids
     index = 0
     while True:
         for tier in task.tiers:
             question = task.generate(tier, "train", index).question
-            text = pretraining_text(tier, index, settings.mix, seed=settings.seed)
+            text = pretraining_text(task, tier, index, settings.mix, seed=settings.seed)
             yield [*tokenizer.encode(question + text), stop]
         index += 1
 
@@ -100,15 +112,25 @@ def cross_entropy(model: Model, params: Params, tokens: Array, positions: Array,
     return -jnp.sum(jnp.where(predicted, logprobs, 0.0)) / jnp.sum(predicted)
 
 
+def _first_params(settings: PretrainSettings, config: ModelConfig, model: Model) -> Params:
+    """Random weights, or those of ``start``."""
+    if settings.start is None:
+        return jax.jit(model.init)(jax.random.key(settings.seed))
+    path = hub.resolve(settings.start)
+    if (found := hub.load_config(path)) != config:
+        raise ValueError(f"start = {settings.start!r} holds {found}, expected the sizes of the section model: {config}")
+    return hub.load_params(path, config)
+
+
 def pretrain(settings: PretrainSettings) -> Path:
-    """Trains from random weights and writes a Hugging Face folder; the same settings give the same weights."""
+    """Trains and writes a Hugging Face folder; the same settings give the same weights."""
     folder = Path(settings.folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = character_tokenizer(folder)
     config = settings.model.config(tokenizer.vocabulary_size)
     model = functions(config)
     optimizer = make_optimizer(settings.optimizer, settings.steps, seed=settings.seed)
-    params = jax.jit(model.init)(jax.random.key(settings.seed))
+    params = _first_params(settings, config, model)
     state = (params, init_optimizer(optimizer, params, offload=settings.optimizer.offload))
 
     @jax.jit

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxrl_llm.models import hub, save
+from jaxrl_llm import models
+from jaxrl_llm.models import hub, writer
 from tests.models import tiny
 
 
@@ -24,7 +25,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def sharded(folder, tmp_path) -> Path:
     policy = hub.load(str(folder))
-    save.save(policy.config, policy.params, tmp_path / "sharded", dtype="float32", max_shard_bytes=20_000)
+    writer.save(policy.config, policy.params, tmp_path / "sharded", dtype="float32", max_shard_bytes=20_000)
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) == 4
     return tmp_path / "sharded"
 
@@ -268,3 +269,14 @@ def test_a_hub_id_is_read_from_the_cache_and_otherwise_named_in_the_error(folder
 def test_an_unknown_remat_is_refused(folder):
     with pytest.raises(ValueError, match=r"remat = 'all': expected one of"):
         hub.load(str(folder), remat="all")
+
+
+def test_the_public_functions_load_a_policy_and_write_a_folder_that_is_the_same_again(tmp_path):
+    policy = models.load("embedded:tiny")
+    models.save(policy, tmp_path / "copy", dtype="bfloat16", tokenizer=hub.resolve("embedded:tiny"))
+    names = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(file.name for file in (tmp_path / "copy").iterdir()) == names
+    for name in names:  # the asset was written in bfloat16: the same bits again
+        assert (tmp_path / "copy" / name).read_bytes() == (hub.ASSETS / "tiny" / name).read_bytes(), name
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer: looked for tokenizer\.json"):
+        models.save(policy, tmp_path / "other", tokenizer=tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxrl_llm.models import hub, save
+from jaxrl_llm.models import hub, writer
 from jaxrl_llm.types import Array, KVCache
 from tests.models import tiny
 
@@ -92,11 +92,11 @@ if tiny.HAVE_TRANSFORMERS:
         np.testing.assert_allclose(recorded["logits"], live["logits"], rtol=0, atol=1e-5)
         np.testing.assert_array_equal(recorded["greedy"], live["greedy"])
 
-    @pytest.mark.parametrize("limit", [save.MAX_SHARD_BYTES, 5000])
+    @pytest.mark.parametrize("limit", [writer.MAX_SHARD_BYTES, 5000])
     @pytest.mark.parametrize("case", tiny.CASES)
     def test_transformers_reads_a_saved_folder_as_the_same_model(case, limit, folder_of, answer_of, tmp_path):
         policy = hub.load(str(folder_of(case)))
-        save.save(policy.config, policy.params, tmp_path, dtype="float32", max_shard_bytes=limit)
+        writer.save(policy.config, policy.params, tmp_path, dtype="float32", max_shard_bytes=limit)
         again = tiny.ask_transformers(tmp_path)
         np.testing.assert_array_equal(again["logits"], answer_of(case, "transformers")["logits"])
 
@@ -111,11 +111,11 @@ if tiny.HAVE_TRANSFORMERS:
         _assert_equal_trees(first.params, second.params)
 
 
-@pytest.mark.parametrize("limit", [save.MAX_SHARD_BYTES, 5000])
+@pytest.mark.parametrize("limit", [writer.MAX_SHARD_BYTES, 5000])
 @pytest.mark.parametrize("case", tiny.CASES)
 def test_load_save_load_gives_the_same_bits(case, limit, folder_of, tmp_path):
     policy = hub.load(str(folder_of(case)))
-    save.save(policy.config, policy.params, tmp_path, dtype="float32", max_shard_bytes=limit)
+    writer.save(policy.config, policy.params, tmp_path, dtype="float32", max_shard_bytes=limit)
     assert (tmp_path / "model.safetensors.index.json").exists() == (limit == 5000)
     again = hub.load(str(tmp_path))
     assert again.config == policy.config
@@ -124,7 +124,7 @@ def test_load_save_load_gives_the_same_bits(case, limit, folder_of, tmp_path):
 
 def test_saving_in_bfloat16_rounds_each_number_once(folder_of, tmp_path):
     policy = hub.load(str(folder_of("qwen3")))
-    save.save(policy.config, policy.params, tmp_path, dtype="bfloat16")
+    writer.save(policy.config, policy.params, tmp_path, dtype="bfloat16")
     assert {str(tensor.dtype) for tensor in load_file(tmp_path / "model.safetensors").values()} == {"bfloat16"}
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), policy.params)
     _assert_equal_trees(hub.load(str(tmp_path)).params, rounded)
@@ -136,9 +136,9 @@ def test_saving_over_an_earlier_save_leaves_nothing_of_it(folder_of, tmp_path):
     tokenizer.parent.mkdir()
     tokenizer.write_text("{}")
     folder = tmp_path / "model"
-    save.save(policy.config, policy.params, folder, dtype="float32", max_shard_bytes=5000)
+    writer.save(policy.config, policy.params, folder, dtype="float32", max_shard_bytes=5000)
     generation = {"eos_token_id": [3, 5], "pad_token_id": 0}
-    save.save(
+    writer.save(
         policy.config, policy.params, folder, dtype="float32", tokenizer_files=[tokenizer], generation_config=generation
     )
     names = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
@@ -149,10 +149,10 @@ def test_saving_over_an_earlier_save_leaves_nothing_of_it(folder_of, tmp_path):
 
 def test_a_save_that_breaks_off_leaves_no_folder_that_loads(folder_of, tmp_path):
     policy = hub.load(str(folder_of("llama")))
-    save.save(policy.config, policy.params, tmp_path, dtype="float32")
+    writer.save(policy.config, policy.params, tmp_path, dtype="float32")
     missing = [Path("/nowhere/tokenizer.json")]  # a stand-in for a full disk, after the weights, before config.json
     with pytest.raises(FileNotFoundError):
-        save.save(policy.config, policy.params, tmp_path, dtype="float32", tokenizer_files=missing)
+        writer.save(policy.config, policy.params, tmp_path, dtype="float32", tokenizer_files=missing)
     with pytest.raises(FileNotFoundError, match=r"looked for config\.json"):
         hub.load(str(tmp_path))
 
@@ -160,9 +160,9 @@ def test_a_save_that_breaks_off_leaves_no_folder_that_loads(folder_of, tmp_path)
 def test_saving_refuses_parameters_of_another_model(folder_of, tmp_path):
     config, params = hub.load(str(folder_of("llama"))).config, hub.load(str(folder_of("qwen3"))).params
     with pytest.raises(ValueError, match=r"attention/query/kernel: found \(2, 32, 4, 16\), expected \(2, 32, 4, 8\)"):
-        save.save(config, params, tmp_path, dtype="float32")
+        writer.save(config, params, tmp_path, dtype="float32")
     with pytest.raises(ValueError, match="dtype = 'float16': expected one of float32, bfloat16"):
-        save.save(config, params, tmp_path, dtype="float16")
+        writer.save(config, params, tmp_path, dtype="float16")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,6 +22,19 @@ from jaxrl_llm.types import Params
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers' own
 _DTYPES = ("float32", "bfloat16")
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json",
+                    "merges.txt")  # fmt: skip
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a folder that make its tokenizer and chat template.
+
+    Raises:
+      FileNotFoundError: no tokenizer.json among them.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder}: no tokenizer: looked for tokenizer.json")
+    return sorted({file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()})
 
 
 def save(
