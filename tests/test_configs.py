@@ -15,7 +15,8 @@ from jaxrl_llm.training.pretrain import PretrainSettings
 from jaxrl_llm.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py"))
+# Those of studies: tests/study/test_paper.py
+FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py") if path.parent.name != "paper")
 PRETRAINED_HERE = "configs/models/tiny_base.py"  # of `jaxrl-llm pretrain`
 
 NO_CLIP = {"clip_low": None, "clip_high": None}

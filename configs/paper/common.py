@@ -1,0 +1,134 @@
+"""What the experiments of arXiv 2508.08221 share: models, data tiers and baseline, at three scales.
+
+`paper`: Qwen3 4B and 8B with the hyperparameters of configs/models/paper.py, for accelerators. `small`: the real model
+of configs/quickstart_real.py. `lab`: the two embedded models of configs/studies/lab.py, minutes on two CPU cores.
+
+The paper leaves open which normalization and aggregation its clip, filter, length and loss experiments have. Here all
+of them start from one baseline: PPO clip of 0.2 on both sides, no critic, no KL, group mean and group std, mean of
+sequence means (what the paper's framework, ROLL, had for a default then). An arm is that baseline and what it names.
+
+Tiers of the scale `paper` are files of JSON lines, {"question", "final_answer"} a row, in data/paper: see
+configs/models/paper.py for what stands in them. Cells are named MODEL_TIER or MODEL_TIER_LENGTH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base, quickstart_real
+from configs.models import llama3_8b, paper, qwen3_4b, qwen3_4b_base, qwen3_8b, qwen3_8b_base
+from configs.studies import lab
+from jaxrl_llm.study import Trick
+
+TIERS = ("easy", "medium", "hard")
+# What a run is, the engine, the number of seeds (paper: the paper's own) and the models, of each scale.
+RUNS = {"paper": paper.get_config, "small": quickstart_real.get_config, "lab": lab.get_config}
+ENGINES = {"paper": "train", "small": "train", "lab": "lab"}
+SEEDS = {"paper": 1, "small": 3, "lab": 16}
+FIRST_SEED = {"paper": 42, "small": 0, "lab": 0}
+MODELS = {
+    "paper": {
+        "base_4b": qwen3_4b_base.get_config().model.source,
+        "base_8b": qwen3_8b_base.get_config().model.source,
+        "aligned_4b": qwen3_4b.get_config().model.source,
+        "aligned_8b": qwen3_8b.get_config().model.source,
+        "aligned_llama3_8b": llama3_8b.get_config().model.source,
+    },
+    "small": {"aligned_135m": quickstart_real.get_config().model.source},
+    "lab": {"base": "embedded:lab_base", "aligned": "embedded:lab_aligned"},
+}
+# max_tokens: the paper's 8k, 16k and 20k, and limits in about their proportion.
+LENGTHS = {
+    "paper": {"short": 8192, "middle": 16384, "long": 20480},
+    "small": {"short": 5, "middle": 10, "long": 13},
+    "lab": {"short": 12, "middle": 24, "long": 30},
+}
+
+
+def run(scale: str) -> ConfigDict:
+    """The baseline of every experiment."""
+    if scale not in RUNS:
+        raise ValueError(f"scale {scale!r}: expected one of {', '.join(RUNS)}")
+    c = RUNS[scale]()
+    c.algorithm = base.get_config().algorithm
+    c.algorithm.baseline = "group"
+    c.algorithm.scale = "group"
+    c.algorithm.aggregation = "sequence_mean"
+    return c
+
+
+def cell(scale: str, name: str) -> dict[str, Any]:
+    """What a cell sets: model, tier of training (and, of built-in tasks, of evaluation), and maximum length."""
+    model = next(model for model in MODELS[scale] if name.startswith(f"{model}_"))
+    tier, *length = name.removeprefix(f"{model}_").split("_")
+    assert tier in TIERS, name
+    changes: dict[str, Any] = {"model.source": MODELS[scale][model]}
+    if scale == "paper":
+        changes["data.source"] = f"jsonl:data/paper/{tier}.jsonl"
+    else:
+        changes |= {"data.tier": tier, "evaluation.tier": tier}
+    if length:
+        changes["sampling.max_tokens"] = LENGTHS[scale][length[0]]
+    if scale == "paper" and length and length[0] != "short":  # one prompt and one completion of full length a pass
+        changes["training.tokens_per_pass"] = 1024 + LENGTHS[scale][length[0]]
+    return changes
+
+
+def recipe(name: str, scale: str, config: ConfigDict) -> Trick:
+    """A recipe of configs/ as one trick: every knob in which it differs from the baseline of the experiments."""
+    config, baseline = config.copy_and_resolve_references(), run(scale)
+    if config.algorithm.overlong_buffer:
+        config.algorithm.overlong_buffer = baseline.sampling.max_tokens // 5  # of this limit, as in the recipe
+    changes = {knob: value for knob, value in config.algorithm.items() if value != baseline.algorithm[knob]}
+    title = f"the recipe configs/{name}.py"
+    return Trick(f"recipe_{name}", {f"algorithm.{knob}": value for knob, value in changes.items()}, title=title)
+
+
+def study(
+    file: str,
+    scale: str,
+    *,
+    question: str,
+    claim: str,
+    source: str,
+    cells: Mapping[str, str],
+    arms: Mapping[str, tuple[str, ...]],
+    comparisons: tuple[tuple[str, str], ...],
+    own: tuple[Trick, ...] = (),
+) -> ConfigDict:
+    """The study of one experiment.
+
+    Args:
+      file: of the experiment; its name is that of the study.
+      cells: scale -> names of its cells, with spaces between.
+      arms: name -> tricks on top of the baseline.
+      comparisons: (arm, reference), those that the paper makes.
+    """
+    c = ConfigDict()
+    c.name = Path(file).stem
+    c.question = question
+    c.claim = claim
+    c.source = f"arXiv 2508.08221, {source}"
+    c.run = run(scale)
+    c.engine = ENGINES[scale]
+    c.run_dir = f"runs/studies/{c.name}_{scale}"
+    c.cells = ConfigDict({name: ConfigDict() for name in cells[scale].split()})
+    for name in c.cells:
+        for path, value in cell(scale, name).items():
+            c.cells[name][path] = value
+    c.mode = "arms"
+    c.tricks = ()
+    c.arms = ConfigDict(dict(arms))
+    c.grid = ConfigDict()
+    c.own = own
+    c.reference = comparisons[0][1] if comparisons else next(iter(arms))
+    c.comparisons = comparisons
+    c.seeds = SEEDS[scale]
+    c.first_seed = FIRST_SEED[scale]
+    c.metric = "final"
+    c.smallest_effect = 0.02
+    return c
