@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl_llm.techniques import TABLE
+from jaxrl_llm.training.log import read
 
 _PREFIX = "effect/"
 
@@ -42,5 +43,4 @@ def _counted(knob: str) -> str:
 def inert_of(run_dir: str | Path) -> list[str]:
     """:func:`inert` of the files of a run that `train` has just ended."""
     folder = Path(run_dir)
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return inert(json.loads((folder / "config.json").read_text()), [json.loads(line) for line in lines])
+    return inert(json.loads((folder / "config.json").read_text()), read(folder / "metrics.jsonl"))

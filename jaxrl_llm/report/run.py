@@ -12,26 +12,12 @@ from jaxrl_llm import config as configs
 from jaxrl_llm import explain
 from jaxrl_llm.report import curves, effects
 from jaxrl_llm.report.html import document, element, flat, table
+from jaxrl_llm.training.log import read
 
 _TEXTS = 6  # problems shown before and after
 _CURVES = "Faint: every step. Strong: the mean of the last tenth of the steps up to that one."
 
 Row = Mapping[str, Any]
-
-
-def _read(path: Path, *, required: bool = True) -> list[Row]:
-    """The rows of a JSONL file."""
-    if not path.is_file():
-        if required:
-            raise FileNotFoundError(f"{path} does not exist: expected the folder of a run")
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-    return rows
 
 
 def _percent(value: float) -> str:
@@ -158,10 +144,10 @@ def write(run_dir: str | Path) -> Path:
         config = json.loads(target.read_text())
     except ValueError as error:
         raise ValueError(f"{target} is not JSON: {error}") from error
-    metrics = _read(folder / "metrics.jsonl")
-    speed = _read(folder / "speed.jsonl", required=False)
-    samples = _read(folder / "samples.jsonl", required=False)
-    starts = _read(folder / "starts.jsonl", required=False)
+    metrics = read(folder / "metrics.jsonl")
+    speed = read(folder / "speed.jsonl", required=False)
+    samples = read(folder / "samples.jsonl", required=False)
+    starts = read(folder / "starts.jsonl", required=False)
     k = config.get("evaluation", {}).get("samples", 1)
     drawn = [(panel, curves.draw(panel, [*metrics, *speed])) for panel in curves.panels(k)]
     figures = "".join(

@@ -29,8 +29,8 @@ _STREAMS = ("metrics", "speed", "evaluations", "samples")
 _PACKAGES = ("jaxrl-llm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
-def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
-    """Makes the folder this config's, or finds that it already is; a run may lie elsewhere than its run_dir once said.
+def is_claimed(run_dir: str | Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder is this config's already; a run may lie elsewhere than its run_dir once said.
 
     Raises:
       FileExistsError: the folder holds a run of another config, or files of a run without a config.
@@ -40,7 +40,6 @@ def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
     folder = Path(run_dir)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"run_dir {folder} is a file: expected a folder, or a path that does not exist yet")
-    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
     target = folder / "config.json"
     if target.exists():
         try:
@@ -49,7 +48,7 @@ def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
             raise ValueError(f"{target} is not JSON ({error}): choose another run_dir") from error
         differing = [
             f"{path} ({json.dumps(was)} -> {json.dumps(wanted)})"
-            for path, was, wanted in distributed.differences(old, json.loads(text))
+            for path, was, wanted in distributed.differences(old, json.loads(_text(config)))
             if path != "run_dir"
         ]
         if differing:
@@ -57,14 +56,52 @@ def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
                 f"run_dir {folder} holds a run of another config, which differs in {'; '.join(differing)}: choose "
                 "another run_dir, or give the same config to go on"
             )
-        return
+        return True
     found = [name for name in (*(f"{stream}.jsonl" for stream in _STREAMS), "checkpoints") if (folder / name).exists()]
     if found:
         raise FileExistsError(f"run_dir {folder} holds {', '.join(found)} but no config.json: choose another run_dir")
+    return False
+
+
+def claim(run_dir: str | Path, config: Mapping[str, Any]) -> None:
+    """Makes the folder this config's, or finds that it already is.
+
+    Raises:
+      FileExistsError, NotADirectoryError, ValueError: as :func:`is_claimed`.
+    """
+    folder = Path(run_dir)
+    if is_claimed(folder, config):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "config.json.partial"  # renamed when whole: a kill in between leaves no half config
-    partial.write_text(text)
-    partial.replace(target)
+    partial.write_text(_text(config))
+    partial.replace(folder / "config.json")
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    """Of config.json."""
+    return json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def read(path: Path, *, required: bool = True) -> list[dict[str, Any]]:
+    """The rows of a file of lines that a run has written; none where the file is missing and not ``required``.
+
+    Raises:
+      FileNotFoundError: the file is missing.
+      ValueError: a line is not JSON.
+    """
+    if not path.is_file():
+        if required:
+            raise FileNotFoundError(f"{path} does not exist: expected the folder of a run")
+        return []
+    rows = []
+    with path.open(encoding="utf-8") as file:  # line by line: str.splitlines would cut a text at U+2028 too
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrl_llm.training.log import RunLog, claim
+from jaxrl_llm.training.log import RunLog, claim, read
 
 CONFIG = {"seed": 1, "run_dir": "here", "sampling": {"stop": ("a",), "top_p": 0.9}, "optimizer": {"clip_norm": None}}
 
@@ -82,6 +82,13 @@ def test_a_line_is_in_the_file_when_its_call_returns(tmp_path):
     assert lines(tmp_path / "evaluations.jsonl") == [{"step": 1, "problems": [7, 9], "accuracy": [0.25, 1.0]}]
     assert lines(tmp_path / "samples.jsonl") == [{"step": 1, "completion": "β\n<b>"}, {"step": 1, "completion": ""}]
     log.close()
+
+
+def test_a_text_with_any_line_break_of_unicode_is_read_back_in_one_row(tmp_path):
+    text = "a\nb\r\nc\x85d\u2028e\u2029f"
+    with RunLog(tmp_path, CONFIG, tensorboard=False) as log:
+        log.samples(1, [{"completion": text}])
+    assert read(tmp_path / "samples.jsonl") == [{"step": 1, "completion": text}]
 
 
 def write_steps(log: RunLog, steps: range) -> None:
