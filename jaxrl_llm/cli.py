@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
     convert.add_argument("run", type=Path, help="folder of a run")
     convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
+    convert.add_argument("--certify", action="store_true", help="compare its logits, here and in transformers")
     return parser
 
 
@@ -197,7 +198,7 @@ def _convert(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm.training.export import convert
 
     _refuse(overrides, "convert")
-    print(convert(arguments.run, arguments.to))
+    print(convert(arguments.run, arguments.to, certified=arguments.certify))
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:

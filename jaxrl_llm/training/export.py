@@ -9,8 +9,9 @@ from typing import Any
 import jax
 
 from jaxrl_llm.data import tokens
-from jaxrl_llm.models import hub, weights
+from jaxrl_llm.models import certificate, hub, weights
 from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.models.writer import save
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from jaxrl_llm.training.checkpoint import FOLDER, Checkpoints
@@ -41,20 +42,29 @@ def last_params(run: Path) -> tuple[Path, ModelConfig, Params]:
         return source, config, checkpoints.restore_params(abstract)
 
 
-def convert(run: Path, to: Path) -> Path:
+def convert(run: Path, to: Path, *, certified: bool = False) -> Path:
     """Writes the parameters of the last checkpoint in ``run``, in float32, with the tokenizer of the model it began
     from.
 
+    Args:
+      certified: whether the folder is loaded again, here and in transformers, and its logits compared with the
+        checkpoint's, see :func:`jaxrl_llm.models.certificate.certify`.
+
     Raises:
       FileNotFoundError, ValueError: as :func:`last_params` says.
+      ImportError: a certificate is wanted, and torch or transformers is not installed.
+      ValueError: as ``certify`` says; the folder is there all the same.
       FileExistsError: ``to`` holds something already.
     """
     if to.exists() and any(to.iterdir()):
         raise FileExistsError(f"--to {to} is not empty: choose another folder")
+    reference = certificate.logits_of_transformers() if certified else None
     source, config, params = last_params(run)
     tokenizer = tokens.load(source)
     save(config, jax.device_get(params), to, dtype="float32", generation_config=_generation(tokenizer))
     tokenizer.save(to)
+    if reference is not None:
+        certificate.certify(hub.Policy(config, params, functions(config)), to, reference)
     return to
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxrl_llm.models import hub, writer
+from jaxrl_llm.models import certificate, hub, writer
 from jaxrl_llm.types import Array, KVCache
 from tests.models import tiny
 
@@ -109,6 +111,18 @@ if tiny.HAVE_TRANSFORMERS:
         first, second = hub.load(str(folder_of(case))), hub.load(str(tmp_path))
         assert first.config == second.config  # config.json in transformers 4's spelling, and in 5's
         _assert_equal_trees(first.params, second.params)
+
+    def test_a_certificate_holds_both_loaders_to_the_policy_that_was_saved(folder_of, tmp_path):
+        policy = hub.load(str(folder_of("qwen3")))
+        writer.save(policy.config, policy.params, tmp_path, dtype="float32")
+        found = certificate.certify(policy, tmp_path, certificate.logits_of_transformers())
+        assert found["certified"] and found == json.loads((tmp_path / certificate.FILE).read_text())
+        assert found["differences"]["jaxrl_llm"]["max"] == 0 < found["differences"]["transformers"]["max"] < 1e-4
+        bias = policy.params["final_norm"] | {"scale": policy.params["final_norm"]["scale"] * 1.01}
+        other = dataclasses.replace(policy, params={**policy.params, "final_norm": bias})
+        with pytest.raises(ValueError, match="not the model that was saved: logits differ by up to jaxrl_llm"):
+            certificate.certify(other, tmp_path, certificate.logits_of_transformers())
+        assert not json.loads((tmp_path / certificate.FILE).read_text())["certified"]
 
 
 @pytest.mark.parametrize("limit", [writer.MAX_SHARD_BYTES, 5000])
