@@ -1,0 +1,224 @@
+"""Parts of a study's page that judge: verdict tables, what is claimed beside what was found, accuracies, warnings."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxrl_llm.report.html import element, wrap
+from jaxrl_llm.study.figures import Look, numbered
+from jaxrl_llm.study.words import (
+    VERDICTS,
+    percent,
+    percent_with_interval,
+    points,
+    points_with_interval,
+    probability,
+)
+
+Summary = Mapping[str, Any]
+
+_REASON = 300  # characters shown of why a run failed
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: Sequence[str] = ()) -> str:
+    """A table in a box of its own that scrolls.
+
+    Args:
+      head: of each column; all but the first and those in ``texts`` are of numbers.
+      rows: cells of HTML.
+    """
+    kinds = ("" if title in (head[0], *texts) else "number" for title in head)
+    titles = (element("th", title, scope="col", class_=kind) for title, kind in zip(head, kinds, strict=True))
+    top = f"<thead><tr>{''.join(titles)}</tr></thead>"
+    body = "".join(wrap("tr", *cells) for cells in rows)
+    return f'<div class="scroll"><table class="grid">{top}<tbody>{body}</tbody></table></div>'
+
+
+def number(text: str, **attributes: str) -> str:
+    """A cell of a number."""
+    return element("td", text, class_="number", **attributes)
+
+
+def named(arm: str, look: Mapping[str, Look]) -> str:
+    """The heading of an arm's row: its number and its name."""
+    return element("th", numbered(arm, look), scope="row")
+
+
+def badge(verdict: str, text: str | None = None) -> str:
+    """A verdict in symbol, colour and words; ``text`` in place of the words."""
+    shown = VERDICTS[verdict]
+    return element("span", f"{shown.symbol} {shown.words if text is None else text}", class_=f"verdict {verdict}")
+
+
+def verdicts(summary: Summary, look: Mapping[str, Look]) -> str:
+    """All verdicts at a glance where there are several cells, then a table for each cell."""
+    cells = {name: cell["comparisons"] for name, cell in summary["cells"].items() if cell["comparisons"]}
+    if not cells:
+        return ""
+    parts = [_overview(cells, look)] if len(cells) > 1 else []
+    for name, comparisons in cells.items():
+        references = {row["reference"] for row in comparisons}
+        against = f", against {references.pop()}" if len(references) == 1 else ""
+        parts += [element("h3", f"{name}{against}"), _table(comparisons, look, with_reference=not against)]
+    note = (
+        f"Differences in points of accuracy with their {100 * summary['confidence']:g} % interval, paired by seed. "
+        f"No difference: the interval lies within ±{100 * summary['smallest_effect']:g} points. Undecided: more seeds "
+        "are needed. Detectable: the smallest difference that this number of seeds would most likely have shown."
+    )
+    return "".join(parts) + element("p", note, class_="note")
+
+
+def _overview(cells: Mapping[str, Sequence[Mapping[str, Any]]], look: Mapping[str, Look]) -> str:
+    """Arms down, cells across: the verdict's symbol and the difference."""
+    found = {(row["arm"], row["reference"]): {} for comparisons in cells.values() for row in comparisons}
+    for name, comparisons in cells.items():
+        for row in comparisons:
+            found[row["arm"], row["reference"]][name] = badge(row["verdict"], points(row["difference"]))
+    several = len({reference for _, reference in found}) > 1
+    rows = []
+    for (arm, reference), by_cell in found.items():
+        title = numbered(arm, look) + (f" against {reference}" if several else "")
+        cells_of_row = (wrap("td", by_cell.get(name, "–")) for name in cells)
+        rows.append((element("th", title, scope="row"), *cells_of_row))
+    return grid(("all cells", *cells), rows, texts=tuple(cells))
+
+
+def _table(comparisons: Sequence[Mapping[str, Any]], look: Mapping[str, Look], *, with_reference: bool) -> str:
+    """One row a comparison, with the sentence that says it."""
+    head = [
+        "arm",
+        "verdict",
+        "difference",
+        "p, corrected",
+        "seeds",
+        "detectable",
+        "mean over steps",
+        "best",
+        "in words",
+    ]
+    rows = []
+    for row in comparisons:
+        arm = numbered(row["arm"], look) + (f" against {row['reference']}" if with_reference else "")
+        rows.append(
+            (
+                element("th", arm, scope="row"),
+                wrap("td", badge(row["verdict"])),
+                number(points_with_interval(row["difference"], row["low"], row["high"])),
+                number(probability(row["p_adjusted"])),
+                number(str(row["seeds"])),
+                number("–" if row["minimum_detectable"] is None else f"{100 * row['minimum_detectable']:.1f}"),
+                *(number(points_with_interval(**row[metric])) for metric in ("area", "best")),
+                element("td", row["text"], class_="words"),
+            )
+        )
+    return grid(head, rows, texts=("verdict", "in words"))
+
+
+def claims(summary: Summary) -> str:
+    """The paper's claim beside what was found, and the same for each trick that has a claim of its own."""
+    said = summary.get("claim")
+    parts = []
+    if said:
+        sentences = "".join(
+            element("li", f"{name}: {row['text']}")
+            for name, cell in summary["cells"].items()
+            for row in cell["comparisons"]
+        )
+        source = element("p", summary["source"], class_="note") if summary.get("source") else ""
+        ours = sentences or element("li", "Nothing was compared.")
+        parts.append(
+            f'<div class="claim"><div><h3>The claim</h3>{element("p", said)}{source}</div>'
+            f"<div><h3>Found here</h3><ul>{ours}</ul></div></div>"
+        )
+    rows = []
+    cells = summary["cells"]
+    arms = {arm: row["tricks"] for cell in cells.values() for arm, row in cell["arms"].items()}
+    for arm, tricks in arms.items():
+        for trick in tricks:
+            if trick.get("claim"):
+                found = (_found(arm, cell["comparisons"]) for cell in cells.values())
+                source = element("p", trick["source"], class_="note") if trick.get("source") else ""
+                claim = wrap("td", element("span", trick["claim"]), source, class_="words")
+                rows.append((element("th", arm, scope="row"), *found, claim))
+    if rows:
+        parts += [
+            element("h3", "Claims of each trick's source"),
+            grid(("arm", *cells, "claim"), rows, texts=(*cells, "claim")),
+        ]
+    return "".join(parts)
+
+
+def _found(arm: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """The verdicts on an arm in one cell."""
+    shown = [badge(row["verdict"], points(row["difference"])) for row in comparisons if row["arm"] == arm]
+    return wrap("td", " ".join(shown) or "–")
+
+
+def accuracies(summary: Summary, look: Mapping[str, Look]) -> str:
+    """A table for each cell: what each arm reached, and under it the number of each seed."""
+    head = ("arm", "at step 0", "final", "mean over steps", "best", "steps to target", "collapsed", "seeds")
+    parts = []
+    for name, cell in summary["cells"].items():
+        rows, seeds = [], []
+        for arm, row in cell["arms"].items():
+            per_seed = row["per_seed"]
+            if not per_seed["final"]:
+                continue
+            start, target = (_without_none(per_seed[key]) for key in ("start", "time_to_target"))
+            rows.append(
+                (
+                    named(arm, look),
+                    number(percent(statistics.fmean(start) if start else None)),
+                    *(number(_interval(row["mean"][metric])) for metric in ("final", "area", "best")),
+                    number(f"{statistics.median(target):g}" if target else "–"),
+                    number(str(sum(map(bool, per_seed["collapsed"])))),
+                    number(str(len(per_seed["final"]))),
+                )
+            )
+            seeds.append((named(arm, look), *(number(percent(value)) for value in per_seed["final"])))
+        if rows:
+            count = max(len(row) - 1 for row in seeds)
+            every = grid(("arm", *(f"{place}." for place in range(1, count + 1))), seeds)
+            parts += [element("h3", name), grid(head, rows)]
+            parts.append(f"<details><summary>Final accuracy of every seed</summary>{every}</details>")
+    note = element(
+        "p", "Means over seeds with their interval; steps to target: the median of the seeds that got there."
+    )
+    return note + "".join(parts) if parts else ""
+
+
+def _interval(mean: Mapping[str, float | None]) -> str:
+    return percent_with_interval(mean["value"], mean["low"], mean["high"])
+
+
+def _without_none(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def warnings(summary: Summary) -> str:
+    """What a reader must know before the verdicts: runs that failed or collapsed, knobs that changed nothing."""
+    cells_of: dict[str, list[str]] = {}  # what is said of an arm -> the cells in which it holds
+    for name, cell in summary["cells"].items():
+        for arm, row in cell["arms"].items():
+            for line in _warnings(row):
+                cells_of.setdefault(f"{arm}: {line}", []).append(name)
+    if not cells_of:
+        return ""
+    listed = "".join(element("li", f"{line} (in {', '.join(cells)})") for line, cells in cells_of.items())
+    return f'<section class="notice"><h2>Before you read on</h2><ul>{listed}</ul></section>'
+
+
+def _warnings(row: Mapping[str, Any]) -> Iterable[str]:
+    """Sentences on one arm in one cell."""
+    seeds_of: dict[str, list[str]] = {}
+    for run in row.get("failed", ()):
+        seeds_of.setdefault(run["reason"], []).append(str(run["seed"]))
+    for reason, seeds in seeds_of.items():
+        yield f"seed {', '.join(seeds)} failed: {reason[:_REASON]}"
+    collapsed = row["per_seed"]["collapsed"]
+    if any(collapsed):
+        yield f"{sum(map(bool, collapsed))} of {len(collapsed)} runs collapsed"
+    for metric in row.get("inert", ()):
+        yield f"{metric} was 0 in every run, so what it counts changed nothing"
