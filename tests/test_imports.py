@@ -84,7 +84,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "torch": ("models.certificate",),
     "transformers": ("models.certificate",),
     "ml_collections": ("config", "study"),
-    "matplotlib": ("report", "microscope"),
+    "matplotlib": ("report", "microscope", "study.figures"),
 }
 JAX_AND_NUMPY = {"jax", "numpy"}
 
