@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from configs import base, quickstart_real
 from configs.models import llama3_8b, paper, qwen3_4b, qwen3_4b_base, qwen3_8b, qwen3_8b_base
 from configs.studies import lab
-from jaxrl_llm.study import Trick
 
 TIERS = ("easy", "medium", "hard")
 # What a run is, the engine, the number of seeds (paper: the paper's own) and the models, of each scale.
@@ -45,7 +44,7 @@ MODELS = {
 LENGTHS = {
     "paper": {"short": 8192, "middle": 16384, "long": 20480},
     "small": {"short": 5, "middle": 10, "long": 13},
-    "lab": {"short": 12, "middle": 24, "long": 30},
+    "lab": {"short": 10, "middle": 20, "long": 25},
 }
 
 
@@ -78,16 +77,6 @@ def cell(scale: str, name: str) -> dict[str, Any]:
     return changes
 
 
-def recipe(name: str, scale: str, config: ConfigDict) -> Trick:
-    """A recipe of configs/ as one trick: every knob in which it differs from the baseline of the experiments."""
-    config, baseline = config.copy_and_resolve_references(), run(scale)
-    if config.algorithm.overlong_buffer:
-        config.algorithm.overlong_buffer = baseline.sampling.max_tokens // 5  # of this limit, as in the recipe
-    changes = {knob: value for knob, value in config.algorithm.items() if value != baseline.algorithm[knob]}
-    title = f"the recipe configs/{name}.py"
-    return Trick(f"recipe_{name}", {f"algorithm.{knob}": value for knob, value in changes.items()}, title=title)
-
-
 def study(
     file: str,
     scale: str,
@@ -98,14 +87,13 @@ def study(
     cells: Mapping[str, str],
     arms: Mapping[str, tuple[str, ...]],
     comparisons: tuple[tuple[str, str], ...],
-    own: tuple[Trick, ...] = (),
 ) -> ConfigDict:
     """The study of one experiment.
 
     Args:
       file: of the experiment; its name is that of the study.
       cells: scale -> names of its cells, with spaces between.
-      arms: name -> tricks on top of the baseline.
+      arms: name -> names of tricks on top of the baseline.
       comparisons: (arm, reference), those that the paper makes.
     """
     c = ConfigDict()
@@ -115,20 +103,10 @@ def study(
     c.source = f"arXiv 2508.08221, {source}"
     c.run = run(scale)
     c.engine = ENGINES[scale]
-    c.run_dir = f"runs/studies/{c.name}_{scale}"
-    c.cells = ConfigDict({name: ConfigDict() for name in cells[scale].split()})
-    for name in c.cells:
-        for path, value in cell(scale, name).items():
-            c.cells[name][path] = value
+    c.cells = ConfigDict({name: cell(scale, name) for name in cells[scale].split()}, allow_dotted_keys=True)
     c.mode = "arms"
-    c.tricks = ()
     c.arms = ConfigDict(dict(arms))
-    c.grid = ConfigDict()
-    c.own = own
-    c.reference = comparisons[0][1] if comparisons else next(iter(arms))
     c.comparisons = comparisons
     c.seeds = SEEDS[scale]
     c.first_seed = FIRST_SEED[scale]
-    c.metric = "final"
-    c.smallest_effect = 0.02
     return c

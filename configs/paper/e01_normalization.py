@@ -21,6 +21,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_easy base_hard aligned_medium",
         },
-        arms={"none": ("NONE",), "batch": ("BATCHNORM",), "group": ()},
+        arms={"none": ("no_normalization",), "batch": ("batch_normalization",), "group": ()},
         comparisons=(("group", "none"), ("group", "batch"), ("batch", "none")),
     )

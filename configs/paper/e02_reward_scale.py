@@ -13,10 +13,10 @@ from configs.paper import common
 
 
 def get_config(scale="lab"):
-    arms = {"zero_one": ("BATCHNORM",), "minus_one_one": ("BATCHNORM", "REWARDS")}
+    arms = {"zero_one": ("batch_normalization",), "minus_one_one": ("batch_normalization", "reward_minus_one")}
     comparisons = (("minus_one_one", "zero_one"),)
     if scale != "paper":
-        arms |= {"none_zero_one": ("NONE",), "none_minus_one_one": ("NONE", "REWARDS")}
+        arms |= {"none_zero_one": ("no_normalization",), "none_minus_one_one": ("no_normalization", "reward_minus_one")}
         comparisons += (("none_minus_one_one", "none_zero_one"),)
     return common.study(
         __file__,

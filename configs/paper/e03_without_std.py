@@ -22,6 +22,11 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_easy base_hard",
         },
-        arms={"group_std": (), "group_mean": ("GROUPMEAN",), "batch_std": ("BATCHNORM",), "batch_mean": ("BATCHMEAN",)},
+        arms={
+            "group_std": (),
+            "group_mean": ("group_mean_only",),
+            "batch_std": ("batch_normalization",),
+            "batch_mean": ("batch_mean_only",),
+        },
         comparisons=(("group_mean", "group_std"), ("batch_mean", "batch_std")),
     )

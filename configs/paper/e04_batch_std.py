@@ -21,6 +21,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_easy base_hard",
         },
-        arms={"group_std": (), "batch_std": ("MIXED",)},
+        arms={"group_std": (), "batch_std": ("mixed_normalization",)},
         comparisons=(("batch_std", "group_std"),),
     )

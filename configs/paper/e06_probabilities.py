@@ -22,6 +22,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_medium aligned_medium",
         },
-        arms={"clip_20": (), "clip_28": ("CLIP28",)},
+        arms={"clip_20": (), "clip_28": ("clip_high_0_28",)},
         comparisons=(("clip_28", "clip_20"),),
     )

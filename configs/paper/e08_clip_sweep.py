@@ -10,7 +10,7 @@ from configs.paper import common
 
 
 def get_config(scale="lab"):
-    bounds = {"clip_24": ("CLIP24",), "clip_28": ("CLIP28",), "clip_32": ("CLIP32",)}
+    bounds = {"clip_24": ("clip_high_0_24",), "clip_28": ("clip_high_0_28",), "clip_32": ("clip_high_0_32",)}
     return common.study(
         __file__,
         scale,

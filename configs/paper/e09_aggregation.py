@@ -21,6 +21,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_medium base_hard aligned_medium aligned_hard",
         },
-        arms={"sequence": (), "token": ("TOKEN",)},
+        arms={"sequence": (), "token": ("token_loss",)},
         comparisons=(("token", "sequence"),),
     )

@@ -21,6 +21,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium_short aligned_135m_medium_middle aligned_135m_medium_long",
             "lab": "base_medium_short base_medium_middle base_medium_long aligned_medium_short",
         },
-        arms={"without": (), "filter": ("OVERLONG",)},
+        arms={"without": (), "filter": ("overlong_filter",)},
         comparisons=(("filter", "without"),),
     )

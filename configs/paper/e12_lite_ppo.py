@@ -7,16 +7,10 @@ Command: jaxrl-llm study run --config configs/paper/e12_lite_ppo.py:lab
 Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
 """
 
-from configs import dapo, grpo, lite_ppo
 from configs.paper import common
 
 
 def get_config(scale="lab"):
-    recipes = (
-        common.recipe("grpo", scale, grpo.get_config()),
-        common.recipe("dapo", scale, dapo.get_config()),
-        common.recipe("lite_ppo", scale, lite_ppo.get_config()),
-    )
     return common.study(
         __file__,
         scale,
@@ -28,7 +22,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_easy base_hard",
         },
-        arms={trick.name.removeprefix("recipe_"): (trick.name,) for trick in recipes},
+        arms={recipe: (recipe,) for recipe in ("grpo", "dapo", "lite_ppo")},
         comparisons=(("lite_ppo", "grpo"), ("lite_ppo", "dapo")),
-        own=recipes,
     )
