@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_TUNABLES = "GLIBC_TUNABLES"
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 # How glibc should keep the large blocks that XLA asks for at every step on a CPU: from the heap, in huge pages, never
@@ -25,6 +26,13 @@ def prepare() -> None:
     """Keeps what is compiled, and tunes the allocator, which starts the process anew."""
     _keep_compiled_programs()
     _tune_allocator()
+
+
+def of_child() -> dict[str, str]:
+    """The environment of a process that this one starts to compute: as :func:`prepare` would leave it."""
+    _keep_compiled_programs()
+    tuned = {_TUNABLES: MALLOC} if _may_tune() else {}
+    return dict(os.environ) | tuned
 
 
 def cache_folder() -> Path:
@@ -57,8 +65,12 @@ def _keep_compiled_programs() -> None:
     os.environ.setdefault(_LEAST_SECONDS, "0.1")
 
 
+def _may_tune() -> bool:
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and _TUNABLES not in os.environ
+
+
 def _tune_allocator() -> None:
     """Starts this process anew with `MALLOC` (glibc reads it at start-up only), unless the user has set their own."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = MALLOC
+    if _may_tune():
+        os.environ[_TUNABLES] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
