@@ -55,14 +55,24 @@ def _configs_importable(path: Path) -> Iterator[None]:
         forget()
 
 
-def _execute(path: Path) -> ConfigDict:
-    """What the file's ``get_config()`` returns; its errors name the file, the line and the text of the line."""
+def _scale(path: Path, get_config: Any, scale: str | None) -> str | None:
+    """The argument of ``get_config``: ``scale``, else its default; None where it takes none."""
+    parameters = list(inspect.signature(get_config).parameters.values()) if callable(get_config) else []
+    texts = [parameter.default for parameter in parameters if isinstance(parameter.default, str)]
+    if not callable(get_config) or len(parameters) > 1 or len(texts) != len(parameters):
+        raise ValueError(f'{path}: a config file defines get_config(), without arguments, or get_config(scale="NAME")')
+    if scale is not None and not parameters:
+        raise ValueError(f"{path}:{scale}: get_config() of this file takes no argument; expected {path} alone")
+    return scale if scale is not None else next(iter(texts), None)
+
+
+def _execute(path: Path, scale: str | None) -> tuple[ConfigDict, str | None]:
+    """What the file's ``get_config(scale)`` returns, and the scale; errors name file, line and the text of the line."""
     try:
         with _configs_importable(path):
-            get_config = runpy.run_path(str(path)).get("get_config")
-            if not callable(get_config) or inspect.signature(get_config).parameters:
-                raise ValueError(f"{path}: a config file defines get_config(), without arguments")
-            config = get_config()
+            get_config: Any = runpy.run_path(str(path)).get("get_config")
+            scale = _scale(path, get_config, scale)
+            config = get_config() if scale is None else get_config(scale)
     except Exception as error:
         if isinstance(error, SyntaxError):
             raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
@@ -76,29 +86,40 @@ def _execute(path: Path) -> ConfigDict:
         raise ValueError(
             f"{path}: get_config() returned {type(config).__name__}, expected an ml_collections ConfigDict"
         )
-    return config
+    return config, scale
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), section: type = Settings) -> ConfigDict:
+    """:func:`load_scaled` without the scale."""
+    return load_scaled(path, overrides, section)[0]
+
+
+def load_scaled(
+    path: str | Path, overrides: Iterable[str] = (), section: type = Settings
+) -> tuple[ConfigDict, str | None]:
     """Executes a config file and applies overrides to what it returns.
 
     Args:
       path: a Python file with ``get_config()``; it may import its neighbours as ``from configs import base``.
+        "FILE:NAME" calls ``get_config("NAME")``, of a file that makes several sizes of one thing.
       overrides: "dotted.path=value"; the last one of a path wins. "None" empties an optional key.
       section: the dataclass that says what may be overridden, as in :func:`parse`.
 
     Returns:
-      The locked ConfigDict. Keys and types that the file itself set are judged by :func:`parse`.
+      The locked ConfigDict, and the scale: NAME, else the default of get_config's argument, None where it has none.
+      Keys and types that the file itself set are judged by :func:`parse`.
 
     Raises:
       FileNotFoundError: no file at ``path``.
       ValueError: the file fails or does not return a ConfigDict, or an override names an unknown key or has a value of
         the wrong type.
     """
-    path = Path(path)
+    file, colon, name = str(path).rpartition(":")
+    whole = Path(path).is_file() or not colon
+    path, scale = (Path(path), None) if whole else (Path(file), name)
     if not path.is_file():
         raise FileNotFoundError(f"config file {path} does not exist")
-    config = _execute(path)
+    config, scale = _execute(path, scale)
     config.unlock()
     kinds = key_types(section)
     for override in overrides:
@@ -114,7 +135,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), section: type = Settin
             if not isinstance(holder, ConfigDict):
                 raise ValueError(f"{path}: get_config() returned no section {parent} to set {key} in")
         holder[name] = schema.from_text(key, text, kinds[key])
-    return config.lock()
+    return config.lock(), scale
 
 
 def parse(config: ConfigDict | Mapping[str, Any], section: type[T] = Settings) -> T:

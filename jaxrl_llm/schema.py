@@ -63,6 +63,8 @@ def _expected(kind: Any) -> str:
         text = "one of " + ", ".join(map(str, typing.get_args(inner)))
     elif typing.get_origin(inner) is tuple:
         text = "a tuple of texts, such as ('\\n', 'Question:')"
+    elif inner is Any:
+        text = "a Python value, such as ('clip_higher',)"
     else:
         names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a text"}
         text = names.get(inner, "a section with keys")
@@ -79,10 +81,13 @@ def _wrong(path: str, value: Any, kind: Any) -> ValueError:
 
 
 def convert(path: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind``: an integer counts as a float and a list as a tuple; nothing else is converted."""
+    """``value`` as ``kind``: an integer counts as a float and a list as a tuple; nothing else is converted.
+
+    A key of kind Any is judged by whoever reads it.
+    """
     inner, optional = _split_optional(kind)
-    if value is None and optional:
-        return None
+    if inner is Any or (value is None and optional):
+        return value
     origin = typing.get_origin(inner)
     if origin is Literal and isinstance(value, str) and value in typing.get_args(inner):
         return value
@@ -107,7 +112,7 @@ def from_text(path: str, text: str, kind: Any) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if inner in (int, float):
             return convert(path, inner(text), kind)
-        if typing.get_origin(inner) is tuple:
+        if inner is Any or typing.get_origin(inner) is tuple:
             return convert(path, ast.literal_eval(text), kind)
     except (KeyError, ValueError, SyntaxError):
         raise _wrong(path, text, kind) from None

@@ -46,7 +46,8 @@ LAYERS: dict[str, set[str]] = {
     "report": CONFIG | {"techniques", "explain", "report"},
     "microscope": CONFIG | {"report", "microscope"},
     "planning": CONFIG | {"planning"},
-    "study": CONFIG | {"techniques", "explain", "report", "microscope.statistics", "planning.flops", "study"},
+    "study": CONFIG
+    | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
     "cli": CONFIG | {"environment", "explain", "diff", "report", "microscope", "planning", "study"},
 }
 
@@ -65,7 +66,9 @@ WITHOUT_JAX = (
     "study.records",
     "study.tricks",
     "study.catalogue",
+    "study.arms",
     "study.plan",
+    "study.budget",
 )
 
 # Third-party package -> the only modules that may import it.

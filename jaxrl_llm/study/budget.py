@@ -1,0 +1,129 @@
+"""What a study costs and what it could see, before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from jaxrl_llm.algorithm import needs_greedy, needs_reference
+from jaxrl_llm.training.settings import Settings
+
+if TYPE_CHECKING:
+    from jaxrl_llm.study.plan import Study
+
+# Standard deviation, over seeds, of the paired difference of two arms' held-out accuracy, where nothing is known yet.
+TYPICAL_SPREAD = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Upper bounds: every completion as long as the limit, and no step that samples again to fill its batch.
+
+    Attributes:
+      sampled_tokens: of training and evaluation, of all runs.
+      trained_tokens: with their prompts, times epochs.
+      flops: Σ over runs, N parameters: 2·N a sampled or scored token, 6·N a trained one.
+      seeds: of an arm in a cell.
+      comparisons: of a cell.
+      spread: standard deviation of a paired difference over seeds, in accuracy.
+      assumed: whether ``spread`` was not given.
+      detectable: the smallest difference that the study finds with probability 0.8; None with one seed.
+      smallest_effect: that matters, as the study says.
+      seconds: of all runs, one after another; None where nobody has said how long one takes.
+    """
+
+    runs: int
+    sampled_tokens: float
+    trained_tokens: float
+    flops: float
+    seeds: int
+    comparisons: int
+    spread: float
+    assumed: bool
+    detectable: float | None
+    smallest_effect: float
+    seconds: float | None = None
+
+    def text(self) -> str:
+        """A few lines for the console."""
+        lines = [
+            f"{self.runs} runs; at most {self.sampled_tokens:.3g} tokens sampled, {self.trained_tokens:.3g} trained "
+            f"on, {self.flops:.3g} FLOPs"
+        ]
+        if self.seconds is not None:
+            lines.append(f"one after another: {self.seconds / 3600:.1f} hours")
+        if self.detectable is None:
+            lines.append("one seed: differences without an interval, and no verdict")
+            return "\n".join(lines)
+        origin = "assumed" if self.assumed else "given"
+        lines.append(
+            f"smallest difference that {self.seeds} seeds find with probability 0.8, corrected for {self.comparisons} "
+            f"comparisons: {self.detectable:.3f} in accuracy, if the paired difference of two arms varies by "
+            f"{self.spread:g} from seed to seed ({origin})"
+        )
+        if self.detectable > self.smallest_effect:
+            lines.append(f"that is more than smallest_effect = {self.smallest_effect:g}: take more seeds, or accept it")
+        return "\n".join(lines)
+
+
+def evaluations(steps: int, every: int) -> int:
+    """Evaluations of a run: before the first step, every so many, and after the last."""
+    return 1 + len({*range(every, steps + 1, every), steps})
+
+
+def _parameters(source: str) -> int:
+    from jaxrl_llm.models.weights import parameter_count
+    from jaxrl_llm.planning.models import architecture
+
+    return parameter_count(architecture(source))
+
+
+def _tokens(run: Settings) -> tuple[float, float, float]:
+    """Tokens of one run: sampled, scored, trained on."""
+    data, limit = run.data, run.sampling.max_tokens
+    rows = run.steps * data.prompts_per_step * data.samples_per_prompt
+    of_evaluation = evaluations(run.steps, run.evaluation.every) * run.evaluation.problems * run.evaluation.samples
+    greedy = run.steps * data.prompts_per_step if needs_greedy(run.algorithm) else 0
+    passes = (run.algorithm.old_logprobs == "trainer") + needs_reference(run.algorithm)
+    whole = rows * (data.max_prompt_tokens + limit)
+    return float((rows + of_evaluation + greedy) * limit), float(passes * whole), float(run.training.epochs * whole)
+
+
+def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float | None = None) -> Estimate:
+    """What a study costs, and the smallest effect that it could see.
+
+    Args:
+      spread: standard deviation over seeds of the paired difference of two arms, in accuracy, from an earlier study;
+        None: a typical one.
+      seconds_a_run: from an earlier run; None: no time is said.
+
+    Raises:
+      FileNotFoundError: a model that is not there.
+    """
+    from jaxrl_llm.study.statistics import minimum_detectable
+
+    sampled = trained = flops = 0.0
+    sizes: dict[str, int] = {}
+    for run in (run.settings for run in study.runs.values()):
+        source = run.model.source
+        parameters = sizes.setdefault(source, 0) or _parameters(source)
+        sizes[source] = parameters
+        of_run = _tokens(run)
+        sampled, trained = sampled + of_run[0], trained + of_run[2]
+        flops += parameters * (2 * (of_run[0] + of_run[1]) + 6 * of_run[2])
+    seeds, comparisons = len(study.seeds), len(study.comparisons)
+    width = TYPICAL_SPREAD if spread is None else spread
+    runs = len(study.runs) * seeds
+    return Estimate(
+        runs=runs,
+        sampled_tokens=sampled * seeds,
+        trained_tokens=trained * seeds,
+        flops=flops * seeds,
+        seeds=seeds,
+        comparisons=comparisons,
+        spread=width,
+        assumed=spread is None,
+        detectable=minimum_detectable(width, seeds, comparisons) if seeds > 1 else None,
+        smallest_effect=study.settings.smallest_effect,
+        seconds=None if seconds_a_run is None else seconds_a_run * runs,
+    )
