@@ -36,7 +36,7 @@ class StudySettings:
       own: tricks that names may refer to.
       reference: the arm that all others are compared with; None: "base"; "all" where one is left out; in a grid the
         arm that equals the base, and "base", one arm more, where none does.
-      comparisons: (arm, reference) in place of all arms with the reference.
+      comparisons: (arm, reference) in place of all arms with the reference; () compares none.
       seeds: runs of an arm in a cell.
       first_seed: the others follow it.
       metric: of a run's held-out accuracy: final (mean of the last quarter of the evaluations), area (mean of all
@@ -222,8 +222,6 @@ def comparisons_of(settings: StudySettings, arms: Sequence[Arm], run: Mapping[st
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(names):
             raise ValueError(f"comparisons: {pair!r}: expected (arm, reference), of the arms {', '.join(names)}")
-    if not pairs:
-        raise ValueError(f"there is one arm, {names[0]}, and nothing to compare it with")
     return tuple(Comparison(*pair) for pair in pairs)
 
 
