@@ -68,6 +68,8 @@ WITHOUT_JAX = (
     "study.catalogue",
     "study.arms",
     "study.plan",
+    "study.statistics",
+    "study.summary",
     "study.budget",
 )
 
@@ -87,6 +89,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "torch": ("models.certificate",),
     "transformers": ("models.certificate",),
     "ml_collections": ("config", "study"),
+    "scipy": ("study.statistics",),
     "matplotlib": ("report", "microscope", "study.figures"),
 }
 JAX_AND_NUMPY = {"jax", "numpy"}
