@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 _PATH = re.compile(r' d="([^"]*)"')
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
-_SMOOTHED_FROM = 30  # points from which a noisy curve is drawn as a moving mean over a faint line
+SMOOTHED_FROM = 30  # points from which a noisy curve is drawn as a moving mean over a faint line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def series(rows: Sequence[Mapping[str, float | None]], name: str) -> Series:
     return [(int(row["step"] or 0), float(value)) for row in rows if (value := row.get(name)) is not None]
 
 
-def _moving_mean(points: Series, window: int) -> Series:
+def moving_mean(points: Series, window: int) -> Series:
     """The mean of the last ``window`` values at each step, of fewer at the start."""
     values = [value for _, value in points]
     tails = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
@@ -170,10 +170,10 @@ def draw(panel: Panel, rows: Sequence[Mapping[str, float | None]]) -> str | None
         axes = figure.add_subplot()
         for (label, points), colour, dash in zip(drawn, COLOURS, DASHES, strict=False):
             steps, values = zip(*points, strict=True)
-            if len(points) >= _SMOOTHED_FROM:
+            if len(points) >= SMOOTHED_FROM:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-                steps, values = zip(*_moving_mean(points, max(2, len(points) // 10)), strict=True)
-            marker = "o" if len(points) < _SMOOTHED_FROM else None
+                steps, values = zip(*moving_mean(points, max(2, len(points) // 10)), strict=True)
+            marker = "o" if len(points) < SMOOTHED_FROM else None
             axes.plot(
                 steps, values, color=colour, linestyle=dash, linewidth=1.6, marker=marker, markersize=3, label=label
             )

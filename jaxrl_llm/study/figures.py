@@ -147,6 +147,7 @@ def curves_of(
     look: Mapping[str, Look],
     *,
     share: bool,
+    smooth: bool = False,
     within: Mapping[str, Curve] | None = None,
 ) -> str | None:
     """One quantity over the steps: the mean over seeds of each arm, its band, and its number where the curve ends.
@@ -154,6 +155,7 @@ def curves_of(
     Args:
       drawn: arm -> curve; values that are None leave a gap.
       share: values from 0 to 1, drawn as percent.
+      smooth: whether curves of many points are drawn as the mean of the last tenth of the points.
       within: arm -> curve of every picture that shares the vertical axis of this one; None: only this one does.
 
     Returns:
@@ -166,6 +168,8 @@ def curves_of(
     finite = {arm: curve for arm, curve in finite.items() if any(map(math.isfinite, curve["mean"]))}
     if not finite:
         return None
+    if smooth:
+        finite = {arm: _smoothed(curve) for arm, curve in finite.items()}
     low, high = _range([_numbers(curve) for curve in (within or {}).values()] or list(finite.values()))
     with matplotlib.rc_context(_style(name)):
         figure = Figure(figsize=(_WIDTH, 2.7), layout="constrained")
@@ -194,6 +198,17 @@ def curves_of(
 def _numbers(curve: Curve) -> dict[str, list[float]]:
     """The curve with nan for None."""
     return {name: [math.nan if value is None else float(value) for value in values] for name, values in curve.items()}
+
+
+def _smoothed(curve: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The curve with moving means, where it has so many points that noise would hide it."""
+    window = len(curve["steps"]) // 10 if len(curve["steps"]) >= curves.SMOOTHED_FROM else 1
+    smoothed = {"steps": curve["steps"]}
+    for name in ("mean", "low", "high"):
+        known = [(place, value) for place, value in enumerate(curve[name]) if math.isfinite(value)]
+        means = dict(curves.moving_mean(known, window))
+        smoothed[name] = [means.get(place, math.nan) for place in range(len(curve["steps"]))]
+    return smoothed
 
 
 def _range(drawn: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:

@@ -185,13 +185,14 @@ def _panels(summary: Mapping[str, Any], look: Mapping[str, figures.Look]) -> str
             metric = _recorded(panel, cell["arms"].values())
             drawn = {arm: found for arm, row in cell["arms"].items() if (found := row.get("curves", {}).get(metric))}
             label = f"{panel.title}, {name}"
-            if svg := figures.curves_of(f"{panel.name}{place}", label, drawn, look, share=panel.share):
+            if svg := figures.curves_of(f"{panel.name}{place}", label, drawn, look, share=panel.share, smooth=True):
                 note = element("figcaption", panel.note) if panel.note else ""
                 pictures.append(wrap("figure", element("h4", panel.title), svg, note))
         if pictures:
             parts.append(element("h3", name) + figures.key(list(cell["arms"]), look))
             parts.append(wrap("div", *pictures, class_="curves"))
-    return "".join(parts)
+    note = "Means over seeds; curves of many points are moving means of a tenth of the points."
+    return element("p", note) + "".join(parts) if parts else ""
 
 
 def _recorded(panel: curves.Panel, arms: Iterable[Mapping[str, Any]]) -> str:

@@ -38,9 +38,17 @@ nav a { color: #0072B2; }
 .notice, .tile { overflow-wrap: anywhere; }
 @media (max-width: 600px) { .grid tbody th { max-width: 130px; } .tiles { grid-template-columns: 1fr 1fr; } }
 @media print {
+  html { font-size: 11px; }
   nav { display: none; }
-  .grid { font-size: 9px; }
-  tr { break-inside: avoid; }
-  h2, h3, h4 { break-after: avoid; }
+  .tiles { grid-template-columns: repeat(6, 1fr); }
+  .curves { gap: 10px; }
+  .tokens { grid-template-columns: repeat(4, 1fr); }
+  .tokens > div, tr { break-inside: avoid; }
+  .scroll { overflow: visible; }
+  .grid { font-size: 8px; width: 100%; min-width: 0; }
+  .grid th, .grid td { padding: 2px 6px 2px 0; }
+  .grid tbody th, .grid .bar { min-width: 0; }
+  .grid .words { min-width: 100px; }
+  h2, h3, h4, .key, section > p { break-after: avoid; }
 }
 """

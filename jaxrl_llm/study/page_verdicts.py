@@ -19,6 +19,7 @@ from jaxrl_llm.study.words import (
 
 Summary = Mapping[str, Any]
 
+_SENTENCES = 12  # that a reader goes through
 _REASON = 300  # characters shown of why a run failed
 
 
@@ -121,11 +122,7 @@ def claims(summary: Summary) -> str:
     said = summary.get("claim")
     parts = []
     if said:
-        sentences = "".join(
-            element("li", f"{name}: {row['text']}")
-            for name, cell in summary["cells"].items()
-            for row in cell["comparisons"]
-        )
+        sentences = "".join(element("li", line) for line in _sentences(summary["cells"]))
         source = element("p", summary["source"], class_="note") if summary.get("source") else ""
         ours = sentences or element("li", "Nothing was compared.")
         parts.append(
@@ -148,6 +145,21 @@ def claims(summary: Summary) -> str:
             grid(("arm", *cells, "claim"), rows, texts=(*cells, "claim")),
         ]
     return "".join(parts)
+
+
+def _sentences(cells: Mapping[str, Any]) -> list[str]:
+    """Each comparison in a sentence; where these are many, the arms of each verdict in a sentence a cell."""
+    every = [(name, row) for name, cell in cells.items() for row in cell["comparisons"]]
+    if len(every) <= _SENTENCES:
+        return [f"{name}: {row['text']}" for name, row in every]
+    lines = []
+    for name, cell in cells.items():
+        arms = {
+            verdict: [row["arm"] for row in cell["comparisons"] if row["verdict"] == verdict] for verdict in VERDICTS
+        }
+        said = "; ".join(f"{VERDICTS[verdict].words}: {', '.join(some)}" for verdict, some in arms.items() if some)
+        lines.append(f"{name}. {said}")
+    return lines
 
 
 def _found(arm: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
