@@ -115,16 +115,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _start() -> dict[str, Any]:
-    """What starts.jsonl says of this process."""
+def devices() -> str:
+    """All devices of this process and those it runs with."""
     import jax
 
+    return f"{jax.device_count()} × {jax.devices()[0].device_kind}, processes: {jax.process_count()}"
+
+
+def _start() -> dict[str, Any]:
+    """What starts.jsonl says of this process."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions(),
         "platform": platform.platform(),
-        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}, processes: {jax.process_count()}",
+        "devices": devices(),
     }
 
 
