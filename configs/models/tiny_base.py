@@ -6,11 +6,14 @@ Hardware: two CPU cores, 638 s beside other work. The same seed gives the same w
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
     c.folder = "runs/tiny_base"
+    c.task = "chain_sum"  # a built-in task with worked solutions
+    c.start = placeholder(str)  # the checkpoint to go on from, as model.source; None: random weights
     c.seed = 0
     c.steps = 800
     c.rows = 26  # of packed text a step

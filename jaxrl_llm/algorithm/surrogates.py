@@ -61,7 +61,7 @@ def _ppo_clip(a: Algorithm, terms: Terms) -> tuple[Array, Metrics]:
     if a.ratio_cap is not None:
         # a cap inside the clip is what binds where A > 0; where A < 0 the larger of the two bounds the loss
         good = (advantage > 0) & (ratio > a.ratio_cap) & (a.ratio_cap < 1 + high)
-        bad = (advantage < 0) & (ratio > max(a.ratio_cap, 1 + high))
+        bad = (advantage < 0) & (ratio > jnp.maximum(a.ratio_cap, 1 + high))
         metrics["effect/ratio_cap"] = terms.share(good | bad)
     if a.dual_clip is not None:
         metrics["effect/dual_clip"] = terms.share(diagnostics.dual_clip_binds(loss, advantage, a.dual_clip))

@@ -98,3 +98,23 @@ def policy_gap(
         "chi2_token": masked_mean(jnp.exp(2 * clamped), mask) - 1,
         "chi2_seq": masked_mean(jnp.exp(2 * row_sum), has_tokens) - 1,
     }
+
+
+PROBABILITY_EDGES = (0.3, 0.6, 0.85, 0.95, 0.99)
+
+
+def probability_histogram(logprobs: Array, mask: Array) -> Array:
+    """float32 [6]: tokens of the mask by their probability exp(logprobs), cut at :data:`PROBABILITY_EDGES`.
+
+    Reference: arXiv 2508.08221, figure 9.
+    """
+    edges = jnp.array((-jnp.inf, *PROBABILITY_EDGES, jnp.inf))
+    probability = jnp.exp(logprobs)[..., None]
+    inside = (probability >= edges[:-1]) & (probability < edges[1:]) & mask[..., None]
+    return jnp.sum(inside, axis=tuple(range(mask.ndim)), dtype=jnp.float32)
+
+
+def token_counts(tokens: Array, where: Array, vocabulary: int) -> Array:
+    """float32 [V]: how often each token stands where ``where`` holds; for small vocabularies, which it compares all."""
+    equal = (tokens[..., None] == jnp.arange(vocabulary)) & where[..., None]
+    return jnp.sum(equal, axis=tuple(range(tokens.ndim)), dtype=jnp.float32)

@@ -2,7 +2,8 @@
 
 The two splits of a task are disjoint by construction: a hash of the question's text decides to which one it belongs,
 about one question in eight to ``held_out``. Within a split, questions repeat as often as chance has it: almost never
-for ``chain_sum`` from the medium tier on, at every turn for ``addition``, whose easy tier knows 100 questions only.
+for ``chain_sum`` from the medium tier on, now and then for ``digit_chain``, whose easy tier knows 1,024 questions, at
+every turn for ``addition``, whose easy tier knows 100 only.
 
 Randomness is a hash of the row's name, not a library's generator, so the rows are the same on every machine and under
 every version of Python and numpy.
@@ -63,11 +64,14 @@ class Task:
       name: as in ``task:NAME``.
       tiers: names, easiest first.
       draw: (tier, draws) -> Example; one question at random.
+      careless: (example, draws) -> a worked solution with one slip, whose answer is wrong; None for a task that has no
+        worked solutions, and no pretraining text.
     """
 
     name: str
     tiers: tuple[str, ...]
     draw: Callable[[str, _Draws], Example]
+    careless: Callable[[Example, _Draws], str] | None = None
 
     def generate(self, tier: str, split: str, index: int) -> Example:
         """Row ``index`` of a split: the first of the row's own candidates whose question belongs to the split.
@@ -127,6 +131,54 @@ def _chain_sum(tier: str, draws: _Draws) -> Example:
     return Example(_chain_question(terms), str(sum(terms)), _chain_solution(terms))
 
 
+def _slip(terms: list[int], draws: _Draws) -> tuple[int, int]:
+    """A step and an error of +-1 or +-10 for it, such that no later total falls below 0."""
+    step = draws.between(0, len(terms) - 2)
+    lowest = min(itertools.islice(itertools.accumulate(terms), step + 1, None))
+    errors = [error for error in (1, -1, 10, -10) if lowest + error >= 0]
+    return step, errors[draws.between(0, len(errors) - 1)]
+
+
+def _chain_of(example: Example) -> list[int]:
+    return [int(term) for term in example.question.rstrip("=").replace("+", " ").replace("-", " -").split()]
+
+
+def _careless_chain_sum(example: Example, draws: _Draws) -> str:
+    terms = _chain_of(example)
+    return _chain_solution(terms, _slip(terms, draws))
+
+
+# --- digit_chain: "38514=", added modulo 10 ---------------------------------------------------------------------------
+
+_DIGIT_CHAIN_TIERS = {"easy": 3, "medium": 6, "hard": 9}  # largest digit
+_DIGIT_CHAIN_LENGTH = 5
+
+
+def _digit_solution(digits: list[int], slip: tuple[int, int] | None = None) -> str:
+    """The running totals modulo 10, a digit each, then ``####`` and the last of them: "31671####1".
+
+    Args:
+      digits: that are added.
+      slip: (step, error): the result of that step is off by ``error``, and later steps go on from the wrong result.
+    """
+    totals = [digits[0]]
+    for step, digit in enumerate(digits[1:]):
+        error = slip[1] if slip is not None and slip[0] == step else 0
+        totals.append((totals[-1] + digit + error) % 10)
+    return f"{''.join(map(str, totals))}####{totals[-1]}"
+
+
+def _digit_chain(tier: str, draws: _Draws) -> Example:
+    digits = [draws.between(0, _DIGIT_CHAIN_TIERS[tier]) for _ in range(_DIGIT_CHAIN_LENGTH)]
+    return Example("".join(map(str, digits)) + "=", str(sum(digits) % 10), _digit_solution(digits))
+
+
+def _careless_digit_chain(example: Example, draws: _Draws) -> str:
+    digits = [int(digit) for digit in example.question.rstrip("=")]
+    slip = draws.between(0, len(digits) - 2), draws.between(1, 9)
+    return _digit_solution(digits, slip)
+
+
 # --- addition: "a + b" ----------------------------------------------------------------------------------------------
 
 _ADDITION_TIERS = {"easy": (0, 9), "medium": (10, 99), "hard": (100, 999)}  # range of both operands
@@ -138,7 +190,8 @@ def _addition(tier: str, draws: _Draws) -> Example:
 
 
 TASKS: dict[str, Task] = {
-    "chain_sum": Task("chain_sum", tuple(_CHAIN_SUM_TIERS), _chain_sum),
+    "chain_sum": Task("chain_sum", tuple(_CHAIN_SUM_TIERS), _chain_sum, _careless_chain_sum),
+    "digit_chain": Task("digit_chain", tuple(_DIGIT_CHAIN_TIERS), _digit_chain, _careless_digit_chain),
     "addition": Task("addition", tuple(_ADDITION_TIERS), _addition),
 }
 
@@ -153,7 +206,7 @@ class Mix:
     Attributes:
       steps: the worked solution.
       direct: the answer alone, no steps.
-      careless: a worked solution with one wrong result, off by 1 or 10, carried on to a wrong answer.
+      careless: a worked solution with one wrong result, carried on to a wrong answer.
       rambling: chance that the text goes on after the answer with another problem and its solution.
     """
 
@@ -171,38 +224,31 @@ class Mix:
             raise ValueError(f"steps + direct + careless must sum to 1: {self}")
 
 
-def _slip(terms: list[int], draws: _Draws) -> tuple[int, int]:
-    """A step and an error of +-1 or +-10 for it, such that no later total falls below 0."""
-    step = draws.between(0, len(terms) - 2)
-    lowest = min(itertools.islice(itertools.accumulate(terms), step + 1, None))
-    errors = [error for error in (1, -1, 10, -10) if lowest + error >= 0]
-    return step, errors[draws.between(0, len(errors) - 1)]
-
-
-def _chain_of(example: Example) -> list[int]:
-    return [int(term) for term in example.question.rstrip("=").replace("+", " ").replace("-", " -").split()]
-
-
-def _solution_of_some_quality(example: Example, mix: Mix, draws: _Draws) -> str:
+def _solution_of_some_quality(task: Task, example: Example, mix: Mix, draws: _Draws) -> str:
     quality = draws.uniform()
     if quality < mix.direct:
         return f"####{example.answer}"
     if quality < mix.direct + mix.careless:
-        terms = _chain_of(example)
-        return _chain_solution(terms, _slip(terms, draws))
+        assert task.careless is not None
+        return task.careless(example, draws)
     return example.solution
 
 
-def pretraining_text(tier: str, index: int, mix: Mix, *, seed: int) -> str:
-    """A completion of the question of row ``index`` of chain_sum's train split, of mixed quality.
+def pretraining_text(task: Task, tier: str, index: int, mix: Mix, *, seed: int) -> str:
+    """A completion of the question of row ``index`` of a task's train split, of mixed quality.
 
     With probability ``mix.rambling`` a newline, the question of another row of the train split and its solution (of
     mixed quality as well) follow; the text then ends, whatever its quality. Everything is a function of the arguments.
+
+    Raises:
+      ValueError: the task has no worked solutions.
     """
-    task = TASKS["chain_sum"]
+    if task.careless is None:
+        able = ", ".join(name for name, other in TASKS.items() if other.careless is not None)
+        raise ValueError(f"task:{task.name} has no worked solutions to read; those that have: {able}")
     draws = _Draws("pretraining", tier, seed, index)
-    text = _solution_of_some_quality(task.generate(tier, "train", index), mix, draws)
+    text = _solution_of_some_quality(task, task.generate(tier, "train", index), mix, draws)
     if draws.chance(mix.rambling):
         other = task.generate(tier, "train", draws.between(0, 2**32))
-        text += f"\n{other.question}{_solution_of_some_quality(other, mix, draws)}"
+        text += f"\n{other.question}{_solution_of_some_quality(task, other, mix, draws)}"
     return text

@@ -30,9 +30,10 @@ def draw(logprobs: Array, uniform: Array) -> Array:
       int32 [B].
     """
     rows, vocabulary = logprobs.shape
-    blocks = -(-vocabulary // BLOCK)
-    mass = jnp.exp(jnp.pad(logprobs, ((0, 0), (0, blocks * BLOCK - vocabulary)), constant_values=-jnp.inf))
-    mass = mass.reshape(rows, blocks, BLOCK)
+    size = min(BLOCK, vocabulary)
+    blocks = -(-vocabulary // size)
+    mass = jnp.exp(jnp.pad(logprobs, ((0, 0), (0, blocks * size - vocabulary)), constant_values=-jnp.inf))
+    mass = mass.reshape(rows, blocks, size)
     up_to_block = jnp.cumsum(mass.sum(axis=-1), axis=-1)
     total = up_to_block[:, -1]
     # Below the total even after rounding, so that some block exceeds it.
@@ -43,7 +44,7 @@ def draw(logprobs: Array, uniform: Array) -> Array:
     within = jnp.cumsum(inside, axis=-1)
     # The sum of a block and its cumulative sum may round apart; the last token with mass is then the one meant.
     rest = jnp.minimum(target - before, jnp.nextafter(within[:, -1], jnp.zeros_like(total)))
-    return (block * BLOCK + jnp.argmax(within > rest[:, None], axis=-1)).astype(jnp.int32)
+    return (block * size + jnp.argmax(within > rest[:, None], axis=-1)).astype(jnp.int32)
 
 
 def cache_widths(max_tokens: int) -> tuple[int, ...]:
@@ -61,7 +62,7 @@ def _grow(cache: KVCache, width: int) -> KVCache:
     return KVCache(tuple(pad(k, 3) for k in cache.keys), tuple(pad(v, 2) for v in cache.values))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "samples", "sampling", "stop_ids", "pad_id"))
+@functools.partial(jax.jit, static_argnames=("model", "samples", "sampling", "stop_ids", "pad_id", "lanes"))
 def generate(
     model: Model,
     prepared: Params,
@@ -74,6 +75,7 @@ def generate(
     sampling: Sampling,
     stop_ids: tuple[int, ...],
     pad_id: int,
+    lanes: str | None = None,
 ) -> Rollout:
     """Samples completions of every prompt.
 
@@ -88,6 +90,8 @@ def generate(
       sampling: the distribution, and the width T.
       stop_ids: tokens that end a row. The stop token is part of the completion, and of its mask.
       pad_id: fills columns after the end; what it is does not matter, masks never read ids.
+      lanes: the axis name of a `jax.vmap` over calls, which then end together: a loop whose end differs by lane would
+        copy the cache at every token.
 
     Returns:
       A rollout of B = P * G rows, prompt-major.
@@ -140,12 +144,17 @@ def generate(
         )
         return column + 1, cache, sample_column(carry, column, logprobs_of(hidden))
 
+    def all_done(done: Array) -> Array:
+        return done.all() if lanes is None else jax.lax.pmin(done.all().astype(jnp.int32), lanes) > 0
+
     state = (jnp.int32(1), model.empty_cache(rows, 0), carry)
     for cache_width in cache_widths(width):
         last = min(cache_width, width - 1)  # the cache has room for the tokens before this column
         column, cache, carry = state
         state = jax.lax.while_loop(
-            lambda s, last=last: (s[0] <= last) & ~s[2]["done"].all(), step, (column, _grow(cache, cache_width), carry)
+            lambda s, last=last: (s[0] <= last) & ~all_done(s[2]["done"]),
+            step,
+            (column, _grow(cache, cache_width), carry),
         )
     carry = state[2]
     return Rollout(

@@ -15,7 +15,7 @@ from jaxrl_llm.types import Array
 ROLLOUT, EVALUATION, ORDER, GREEDY = 0, 1, 2, 3
 
 
-def step_key(seed: int, stream: int, step: Array | int) -> Array:
+def step_key(seed: Array | int, stream: int, step: Array | int) -> Array:
     """The key of a rollout step; `stream` keeps training, evaluation and shuffling apart."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
 

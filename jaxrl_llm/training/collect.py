@@ -216,6 +216,11 @@ def collect(
     return join(parts).groups(kept_first), counts
 
 
+def greedy_sampling(sampling: Sampling) -> Sampling:
+    """The likeliest token of the whole vocabulary at every place; limit and stops as in ``sampling``."""
+    return dataclasses.replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
+
+
 def complete_greedily(
     session: Session, prepared: Params, completions: Completions, settings: Settings, judge: Judge, key: Array
 ) -> Completions:
@@ -223,7 +228,7 @@ def complete_greedily(
 
     Reference: Li et al., 2023, arXiv 2310.10505 (ReMax), whose baseline is its reward.
     """
-    greedy = dataclasses.replace(settings.sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
+    greedy = greedy_sampling(settings.sampling)
     ids = np.asarray(completions.rollout.prompt_id)[:: completions.samples]
     return complete(session, prepared, completions.problems, ids, settings.data, judge, key, samples=1, sampling=greedy)
 

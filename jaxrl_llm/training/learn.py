@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.training.step import Programs
 from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate, add_metrics
-from jaxrl_llm.types import Metrics, Params, Rollout, TrainBatch, TrainState
+from jaxrl_llm.types import Array, Metrics, Params, Rollout, TrainBatch, TrainState
 
 
 class Lesson(NamedTuple):
@@ -66,10 +67,17 @@ def learn(
     algorithm = settings.algorithm
     rollout = shard_rows(trim(completions.rollout), session.mesh)
     judged = _judged(settings, completions, greedy)
-    scored, saved = _scored(settings, session, programs, state, reference, rollout)
+    saved: dict[str, Saved] = {}
+
+    def passes_of_rollout() -> list[Packing]:
+        work = passes_over(settings, session, rollout, to_host(rollout.prompt_id))
+        saved["score"] = work.saved
+        return work.passes
+
+    scored = score_rollout(algorithm, programs, state, reference, rollout, passes_of_rollout)
     batch, controls, metrics = programs.batch(rollout, judged, scored, state.controls)
     state = dataclasses.replace(state, controls=controls)
-    rows_of_parts = _mini_batches(settings, step)
+    rows_of_parts = [np.asarray(rows) for rows in mini_batches(settings, step)]
     parts = [shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh) for rows in rows_of_parts]
 
     def passes(policy: Algorithm | None) -> list[Work]:
@@ -119,7 +127,8 @@ def budget_of(settings: Settings, config: ModelConfig, mesh: Mesh) -> Budget:
         row_devices(mesh),
         mesh.shape["sequence"],
         share=settings.training.pack,
-        trees=implementation(model.attention, jnp.dtype(model.dtype), config.head_size) != "splash",
+        trees=implementation(model.attention, jnp.dtype(model.dtype), config.head_size, plain=config.plain_attention)
+        != "splash",
     )
 
 
@@ -177,44 +186,47 @@ def _judged(settings: Settings, completions: Completions, greedy: Completions | 
     return Judged(completions.rewards, completions.correct, completions.parseable, source, of_greedy)
 
 
-def _scored(
-    settings: Settings,
-    session: Session,
+def score_rollout(
+    algorithm: Algorithm,
     programs: Programs,
     state: TrainState,
     reference: Params | None,
     rollout: Rollout,
-) -> tuple[Scored, dict[str, Saved]]:
-    """What the algorithm reads of policy, reference and critic, before any update; and what packing saved."""
-    algorithm, critic = settings.algorithm, programs.critic
+    passes_of_rollout: Callable[[], list[Packing]],
+) -> Scored:
+    """What the algorithm reads of policy, reference and critic, before any update.
+
+    Args:
+      passes_of_rollout: makes the passes over all rows; called where something must be scored.
+    """
+    critic = programs.critic
     from_trainer = algorithm.old_logprobs == "trainer"
     exact_in_reward = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
     of_policy = from_trainer or exact_in_reward or needs_sum_pi_squared(algorithm)
     if not of_policy and reference is None and critic is None:
-        return Scored(rollout.sampler_logprobs), {}
-    passes, saved = passes_over(settings, session, rollout, to_host(rollout.prompt_id))
+        return Scored(rollout.sampler_logprobs)
+    passes = passes_of_rollout()
     reference = to_device_memory(reference)
     policy = None
     if of_policy:
         policy = programs.score(state.params, rollout, passes, reference if exact_in_reward else None)
-    scored = Scored(
+    return Scored(
         old_logprobs=policy.logprobs if policy is not None and from_trainer else rollout.sampler_logprobs,
         policy=policy,
         ref_logprobs=None if reference is None else programs.score(reference, rollout, passes).logprobs,
         values=None if critic is None else critic.values(state.critic_params, rollout, passes),
     )
-    return scored, {"score": saved}
 
 
-def _mini_batches(settings: Settings, step: int) -> list[np.ndarray]:
+def mini_batches(settings: Settings, step: Array | int) -> list[Array]:
     """Row indices of every optimizer step of a rollout: groups in a seeded order, a new one for each pass."""
     prompts, samples = settings.data.prompts_per_step, settings.data.samples_per_prompt
     batches = []
     for epoch in range(settings.training.epochs):
-        order = np.arange(prompts)
+        order = jnp.arange(prompts)
         if settings.training.mini_batches > 1:
             key = jax.random.fold_in(step_key(settings.seed, ORDER, step), epoch)
-            order = np.asarray(jax.random.permutation(key, prompts))
-        rows = (order[:, None] * samples + np.arange(samples)).reshape(-1)
-        batches += np.split(rows, settings.training.mini_batches)
+            order = jax.random.permutation(key, prompts)
+        rows = (order[:, None] * samples + jnp.arange(samples)).reshape(-1)
+        batches += jnp.split(rows, settings.training.mini_batches)
     return batches

@@ -53,22 +53,33 @@ class Packing:
     segments_per_lane: int = dataclasses.field(metadata={"static": True}, default=1)
 
 
-def plain(batch: Rollout | TrainBatch) -> Packing:
-    """A row a completion: its prompt [Q], padded, and one lane [T]."""
-    rows, prompt = batch.prompt_tokens.shape
-    width = batch.tokens.shape[1]
-    length = batch.prompt_length[:, None]
-    columns, tokens = jnp.arange(prompt)[None], jnp.arange(width)[None]
-    start = jnp.arange(rows)[:, None]
-    last = jnp.broadcast_to(length - 1, (rows, 1))
+def plain(batch: Rollout | TrainBatch, samples: int = 1) -> Packing:
+    """A row a prompt [Q], padded, and a lane [T] for each of its completions; works on traced arrays.
+
+    Args:
+      samples: completions of a prompt, next to each other in the batch; 1: a row a completion.
+    """
+    prompt, width = batch.prompt_tokens.shape[1], batch.tokens.shape[1]
+    rows = batch.prompt_tokens.shape[0] // samples
+    length = batch.prompt_length[::samples, None]
+    columns = jnp.broadcast_to(jnp.arange(prompt), (rows, prompt))
+    of_lanes = (rows, samples, width)
+    tokens = jnp.broadcast_to(jnp.arange(width), of_lanes)
+    first = jnp.arange(rows * samples).reshape(rows, samples, 1)  # completions
+    before = prompt + jnp.arange(samples)[:, None] * width + tokens - 1
+    before = jnp.where(tokens == 0, length[:, :, None] - 1, before)
+
+    def row(of_prompt: Array, of_completions: Array) -> Array:
+        return jnp.concatenate([of_prompt, of_completions.reshape(rows, -1)], axis=1)
+
     return Packing(
-        source=start * (prompt + width) + jnp.arange(prompt + width)[None],
-        positions=jnp.concatenate([jnp.broadcast_to(columns, (rows, prompt)), length + tokens], axis=1),
-        segments=jnp.concatenate([columns < length, jnp.ones((rows, width), bool)], axis=1).astype(jnp.int32),
-        column=jnp.concatenate([last, jnp.broadcast_to(prompt + tokens[:, :-1], (rows, width - 1))], axis=1),
-        target=start * width + tokens,
+        source=row(first[:, 0] * (prompt + width) + columns, first * (prompt + width) + prompt + tokens),
+        positions=row(columns, length[:, :, None] + tokens),
+        segments=row(columns < length, jnp.ones(of_lanes, bool)).astype(jnp.int32),
+        column=before.reshape(rows, -1),
+        target=(first * width + tokens).reshape(rows, -1),
         prompt=prompt,
-        lanes=1,
+        lanes=samples,
     )
 
 

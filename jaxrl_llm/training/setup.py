@@ -60,6 +60,19 @@ def open_session(settings: Settings) -> Session:
     distributed.agree(lambda: {"model.source": hub.fingerprint(source), "devices": _devices()})
     config = hub.load_config(source)
     tokenizer = tokens.load(source)
+    check_model(settings, config, tokenizer)
+    mesh = make_mesh(settings.mesh)
+    of_model = settings.model
+    options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
+    policy = hub.load(of_model.source, **options, mesh=mesh)
+    critic = None
+    if needs_critic(settings.algorithm):
+        critic = value_head.functions(config, **options)
+    return Session(mesh, source, config, policy.model, policy.params, tokenizer, stop_ids(settings, tokenizer), critic)
+
+
+def check_model(settings: Settings, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raises ValueError where a model's context or vocabulary is too small for a run."""
     needed = settings.data.max_prompt_tokens + settings.sampling.max_tokens
     if needed > config.max_positions:
         raise ValueError(
@@ -69,18 +82,18 @@ def open_session(settings: Settings) -> Session:
         )
     if tokenizer.vocabulary_size > config.vocab_size:
         raise ValueError(
-            f"{source}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, "
+            f"{settings.model.source}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, "
             f"the model's vocabulary only {config.vocab_size} entries"
         )
-    stop_ids = dict.fromkeys([*tokenizer.stop_ids, *(tokenizer.token_id(text) for text in settings.sampling.stop)])
-    mesh = make_mesh(settings.mesh)
-    of_model = settings.model
-    options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
-    policy = hub.load(of_model.source, **options, mesh=mesh)
-    critic = None
-    if needs_critic(settings.algorithm):
-        critic = value_head.functions(config, **options)
-    return Session(mesh, source, config, policy.model, policy.params, tokenizer, tuple(stop_ids), critic)
+
+
+def stop_ids(settings: Settings, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end a completion, most specific source first.
+
+    Raises:
+      ValueError: a stop text is not one token.
+    """
+    return tuple(dict.fromkeys([*tokenizer.stop_ids, *(tokenizer.token_id(text) for text in settings.sampling.stop)]))
 
 
 def _devices() -> str:

@@ -23,6 +23,7 @@ from jaxrl_llm.training.score import Scorer, in_pass, score, score_values
 from jaxrl_llm.types import Array, Choice, Controls, Critic, Mean, Metrics, Model, Params, TrainBatch, TrainState
 
 Jit = Callable[..., Any]  # jax.jit, or one with settings of its own
+Observe = Callable[[Array, TrainBatch], Metrics]  # (log-probabilities [B, T], batch) -> more metrics of a pass
 LossOf = Callable[..., tuple[Array, Metrics]]  # (params, batch, packing, *others) -> loss, metrics
 
 
@@ -121,6 +122,8 @@ class PolicyUpdate:
     where there is one pass, from a forward pass before it where there are several.
 
     The parameters of the reference are needed where the exact KL stands in the loss, and not read elsewhere.
+
+    ``observe`` counts what no metric of the loss does, without gradient.
     """
 
     model: Model
@@ -129,6 +132,7 @@ class PolicyUpdate:
     optimizer: optax.GradientTransformation
     chunk: int
     jit: Jit = jax.jit
+    observe: Observe | None = None
 
     def __call__(
         self, state: TrainState, batch: TrainBatch, passes: Sequence[Packing], reference: Params | None = None
@@ -184,7 +188,12 @@ class PolicyUpdate:
             if needs_choice(a) and batch.choice is None:
                 choice = choose_tokens(a, scores.logprobs, scores.entropy, batch, step=step)
                 batch = dataclasses.replace(batch, choice=choice)
-            return policy_loss(a, scores.logprobs, scores.entropy, batch, controls=controls, exact_kl=scores.exact_kl)
+            loss, metrics = policy_loss(
+                a, scores.logprobs, scores.entropy, batch, controls=controls, exact_kl=scores.exact_kl
+            )
+            if self.observe is not None:
+                metrics |= self.observe(jax.lax.stop_gradient(scores.logprobs), batch)
+            return loss, metrics
 
         return Gradients(loss_of, "loss", self.jit)
 

@@ -1,0 +1,24 @@
+"""The aligned model of the lab: `embedded:lab_base`, polished on clean digit_chain text; `jaxrl_llm/assets/lab_aligned`.
+
+It is right more often, surer of what it writes, and stops after its answer.
+Command: jaxrl-llm pretrain --config configs/models/lab_aligned.py
+Hardware: two CPU cores, about 30 s. The same seed gives the same weights on the same machine.
+"""
+
+from configs.models import lab_base
+
+
+def get_config():
+    c = lab_base.get_config()
+    c.folder = "runs/lab_aligned"
+    c.start = "embedded:lab_base"
+    c.seed = 1
+    c.steps = 300
+
+    c.mix.steps = 0.97
+    c.mix.direct = 0.0
+    c.mix.careless = 0.03
+    c.mix.rambling = 0.02
+
+    c.optimizer.learning_rate = 2e-3
+    return c
