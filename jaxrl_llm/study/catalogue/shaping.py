@@ -27,7 +27,8 @@ TRICKS = (
     of_knob("zero_variance_filter", {"group_filter": "zero_variance"}, title="Groups without spread have no gradient"),
     of_knob("difficulty_filter", {"group_filter": "difficulty", "difficulty_low": 0.1, "difficulty_high": 0.95},
             neutral={"group_filter": "difficulty", "difficulty_low": -1.0, "difficulty_high": 2.0}),
-    of_knob("no_group_filter", {"group_filter": "none", "resample_rounds": 1}),
+    of_knob("no_group_filter", {"group_filter": "none", "difficulty_low": None, "difficulty_high": None,
+                                "resample_rounds": 1}),
     # rewards
     of_knob("format_reward", {"format_coefficient": 0.1}),
     of_knob("linear_length_penalty", {"length_penalty": "linear", "length_coefficient": 0.1}),
