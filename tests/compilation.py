@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 _CHEAP = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# the same for XLA_FLAGS of another process
+CHEAP_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 @functools.cache

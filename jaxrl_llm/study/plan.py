@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jaxrl_llm.study import records
 from jaxrl_llm.study.arms import Arm, Cell, Comparison, StudySettings, arms_of, cells_of, comparisons_of
 from jaxrl_llm.study.budget import Estimate, estimate
 from jaxrl_llm.study.records import RunRecord
-from jaxrl_llm.study.tricks import changes_of, set_values
+from jaxrl_llm.study.tricks import Trick, changes_of, set_values
 from jaxrl_llm.training.settings import Settings
 
 __all__ = [
@@ -145,18 +145,32 @@ def _runs_of(study: str, base: Mapping[str, Any], cell: Cell, arms: Iterable[Arm
     return runs
 
 
-def load(path_and_scale: str | Path, overrides: Iterable[str] = ()) -> Study:
+def _with_arms(config: ConfigDict, tricks: Sequence[Trick]) -> None:
+    """Adds tricks to a study's config, each as an arm more."""
+    for trick in tricks:
+        if config.get("mode") == "grid":
+            raise ValueError(f"trick {trick.name} with mode = 'grid', whose arms are values: expected another mode")
+        with config.unlocked():
+            if config.get("mode") == "arms":
+                config.arms[trick.name] = (trick,)
+            else:
+                config.tricks = (*(config.tricks if "tricks" in config else ()), trick)
+
+
+def load(path_and_scale: str | Path, overrides: Iterable[str] = (), *, tricks: Sequence[Trick] = ()) -> Study:
     """The study of a config file, with every arm of every cell parsed and checked.
 
     Args:
       path_and_scale: a Python file with ``get_config(scale="NAME")``, or "FILE:NAME".
       overrides: "dotted.path=value", such as "seeds=4" and "run.algorithm.clip_high=0.3".
+      tricks: more than the file has; in mode arms each is an arm by itself.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: a key that no study has, a contradiction, an arm that cannot run in a cell; it names cell and arm.
     """
     config, scale = configs.load_scaled(path_and_scale, overrides, StudySettings)
+    _with_arms(config, tricks)
     settings = configs.parse(config, StudySettings)
     base = config.to_dict()["run"]
     arms, cells = arms_of(settings, base), cells_of(settings)

@@ -24,12 +24,12 @@ from jaxrl_llm.models import hub
 from jaxrl_llm.report.effects import inert_of
 from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.export import convert
+from tests.compilation import CHEAP_FLAGS
 from tests.policies import CONFIGS, save_character_model
 
 STEPS = 6
 WARMUP = 1  # rollout steps in which only the critic learns
 LIMIT_SECONDS = 240
-CHEAP_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # as in tests/compilation.py
 
 
 @pytest.fixture(scope="module")
