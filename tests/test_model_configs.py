@@ -14,12 +14,14 @@ import pytest
 from jaxrl_llm import config
 from jaxrl_llm.algorithm import initial_controls
 from jaxrl_llm.models import weights
+from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.training.layouts import Budget, Sequences
-from jaxrl_llm.training.packing import pack, pack_batch
+from jaxrl_llm.training.packing import Packing, pack, pack_batch
+from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.step import init_state
 from jaxrl_llm.training.update import PolicyUpdate
 from jaxrl_llm.types import TrainBatch, TrainState
@@ -60,7 +62,13 @@ def test_the_paper_s_hyperparameters_stand_in_the_config(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
-    s, model_config = settings_of(name), model_of(name)
+    s = settings_of(name)
+    passes = has_shapes(s, model_of(name))
+    assert passes[0].lanes == 2, "a pass of the config has room for two completions of full length"
+
+
+def has_shapes(s: Settings, model_config: ModelConfig) -> list[Packing]:
+    """Traces the update of a config at full size; returns the passes of eight rows of full length."""
     model = functions(model_config, dtype=jnp.dtype(s.model.dtype), remat=s.model.remat)
     optimizer = optax.adamw(1e-6)
     update = PolicyUpdate(model, s.algorithm, s.sampling, optimizer, s.training.score_chunk)
@@ -87,10 +95,10 @@ def test_the_whole_update_has_shapes_without_a_byte_of_weights(name):
     groups, kept = np.arange(rows) // 4, np.ones(rows, bool)
     sequences = Sequences(*lengths, groups, kept, prompt_width=prompt_width, width=width)
     passes, _ = pack(sequences, Budget(s.training.tokens_per_pass))
-    assert passes[0].lanes == 2, "a pass of the config has room for two completions of full length"
     after, metrics = jax.eval_shape(functools.partial(update, passes=passes), state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {"loss", "gradient_norm", "effect/clip_high"} <= set(metrics)
+    return passes
 
 
 @pytest.mark.parametrize("name", ["qwen3_4b_base", "llama3_8b"])

@@ -103,9 +103,11 @@ def study(
     c.source = f"arXiv 2508.08221, {source}"
     c.run = run(scale)
     c.engine = ENGINES[scale]
-    c.cells = ConfigDict({name: cell(scale, name) for name in cells[scale].split()}, allow_dotted_keys=True)
+    c.cells = ConfigDict(
+        {name: cell(scale, name) for name in cells[scale].split()}, allow_dotted_keys=True, sort_keys=False
+    )
     c.mode = "arms"
-    c.arms = ConfigDict(dict(arms))
+    c.arms = ConfigDict(dict(arms), sort_keys=False)
     c.comparisons = comparisons
     c.seeds = SEEDS[scale]
     c.first_seed = FIRST_SEED[scale]

@@ -2,8 +2,9 @@
 
 The paper sees the second repair batch normalization. By algebra it cannot: group, batch and mixed normalization are
 invariant to affine maps of the reward (tests/test_laws_advantages.py), so both arms have the same updates, up to the
-epsilon beside the std. What the figure shows has another cause: seeds, or code that reads raw scores. The pair
-without normalization, where the map does matter, is our control; the paper's scale is without it.
+epsilon beside the std. What the figure shows has another cause: seeds, or code that reads raw scores. The scales lab
+and small have an epsilon of 0, which makes the arms the same to the bit, and as a control the pair without
+normalization, where the map does matter; the paper's scale is without both.
 Source: arXiv 2508.08221, appendix C, figure 18.
 Command: jaxrl-llm study run --config configs/paper/e02_reward_scale.py:lab
 Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
@@ -18,7 +19,7 @@ def get_config(scale="lab"):
     if scale != "paper":
         arms |= {"none_zero_one": ("no_normalization",), "none_minus_one_one": ("no_normalization", "reward_minus_one")}
         comparisons += (("none_minus_one_one", "none_zero_one"),)
-    return common.study(
+    c = common.study(
         __file__,
         scale,
         question="Does batch normalization need rewards of -1 and 1?",
@@ -32,3 +33,6 @@ def get_config(scale="lab"):
         arms=arms,
         comparisons=comparisons,
     )
+    if scale != "paper":
+        c.run.algorithm.scale_epsilon = 0.0
+    return c

@@ -95,6 +95,10 @@ def _shown(finding: takeaways.Finding) -> str:
     )
 
 
+def _literal(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
 def _wrapped(label: str, content: str) -> str:
     return textwrap.fill(content, 100, initial_indent=f"  {label:<9}", subsequent_indent=" " * 11)
 
@@ -108,12 +112,12 @@ def text(situation: Situation, advices: Sequence[Advice]) -> str:
         f"{situation.max_length:,} tokens."
     ]
     for advice in advices:
-        values = ", ".join(f"{path} = {value!r}" for path, value in advice.choice.values.items())
-        lines = [f"{advice.rule}: {values}  [{advice.strength}]", _wrapped("why", advice.choice.why)]
-        lines.append(_wrapped("paper", advice.choice.paper))
+        values = ", ".join(f"{path} = {_literal(value)}" for path, value in advice.choice.values.items())
+        lines = [f"{advice.rule}  [{advice.strength}]", _wrapped("set", values)]
+        lines += [_wrapped("why", advice.choice.why), _wrapped("paper", advice.choice.paper)]
         lines += [_wrapped("ours", _shown(finding)) for finding in advice.ours] or [_wrapped("ours", "nothing yet")]
         parts.append("\n".join(lines))
-    config = [f"    c.{path} = {value!r}" for path, value in changes(situation, advices).items()]
+    config = [f"    c.{path} = {_literal(value)}" for path, value in changes(situation, advices).items()]
     parts.append("\n".join(["Lines of a config, on top of configs/base.py:", *config]))
     parts.append(_READING)
     return "\n\n".join(parts)

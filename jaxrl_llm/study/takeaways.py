@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl_llm.study import summary as summaries_of_studies
 from jaxrl_llm.study import words
 from jaxrl_llm.study.paper import LITE_PPO, TAKEAWAYS, Check, Expected, Takeaway
 
@@ -87,7 +86,7 @@ def _rows(takeaway: Takeaway, summaries: Sequence[Mapping[str, Any]]) -> Iterato
             where = f"{check.number} {finding.scale}, {finding.cell}"
             yield where, compared, expected, in_points(finding.comparison), finding.agreement
         if not found:
-            yield f"{check.number}, {check.cells}", compared, expected, "", "not run"
+            yield f"{check.number}, `{check.cells}`", compared, expected, "", "not run"
 
 
 def _counted(agreements: Sequence[str]) -> str:
@@ -123,10 +122,12 @@ def load(folder: str | Path) -> list[dict[str, Any]]:
       FileNotFoundError: there is no such folder.
       ValueError: a file is no summary of a study.
     """
+    from jaxrl_llm.study.summary import load_summary  # slow: statistics come with it
+
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: expected one with summaries of studies, such as docs/paper")
-    found = [summaries_of_studies.load_summary(path) for path in sorted(folder.glob("e[0-9][0-9]_*.json"))]
+    found = [load_summary(path) for path in sorted(folder.glob("e[0-9][0-9]_*.json"))]
     for summary in found:
         if summary["scale"] not in SCALES:
             raise ValueError(f"{folder}: {summary['name']} has scale {summary['scale']!r}, expected one of {SCALES}")
@@ -144,8 +145,9 @@ curves. Ours are of other scales: `lab` trains the two embedded models of `confi
 `small` a real model of 135 M parameters on additions. So a verdict here says what a trick does there; that it agrees or
 disagrees with the paper is one more observation, and no proof for or against a run of another size.
 
-Differences are in points of accuracy on held-out problems, with 95 % intervals after correction for the comparisons of
-a study ([how](../statistics.md)). *agrees*: our verdict is the paper's. *disagrees*: it is the opposite, or there is an
+Differences are in points of accuracy on held-out problems, with 95 % intervals; verdicts are after Holm's correction
+for all comparisons of a study, so that an interval may leave out 0 where its verdict is *undecided*
+([how](../statistics.md)). *agrees*: our verdict is the paper's. *disagrees*: it is the opposite, or there is an
 effect where the paper sees none. *no difference*: the paper sees one, and ours is smaller than what counts.
 *undecided*: too few seeds to say. *not run*: there is no such run in this folder.
 """
