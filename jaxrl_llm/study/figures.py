@@ -25,6 +25,7 @@ _WIDTH = 4.6  # inches
 _TOGETHER = 4  # arms beside the reference in one picture of learning curves
 _BANDS_UP_TO = 5  # curves in a panel: the bands of more would hide each other
 _LABEL = 30  # characters of an arm's name that fit beside the numbers of its row of the forest plot
+_ENDS = ("low", "difference", "high", "low_adjusted", "high_adjusted")
 _DIGIT = 0.068  # height of a digit at the end of a curve, of the axis
 
 
@@ -70,7 +71,7 @@ def key(arms: Sequence[str], look: Mapping[str, Look]) -> str:
 def forest_limits(comparisons: Sequence[Mapping[str, Any]], smallest_effect: float) -> tuple[float, float]:
     """Ends of an axis of differences, in points, that holds every interval, zero, and the band of small effects."""
     ends = [0.0, -1.5 * smallest_effect, 1.5 * smallest_effect]
-    ends += [value for row in comparisons for name in ("low", "difference", "high") if (value := row[name]) is not None]
+    ends += [value for row in comparisons for name in _ENDS if (value := row[name]) is not None]
     margin = 0.04 * (max(ends) - min(ends))
     return 100 * (min(ends) - margin), 100 * (max(ends) + margin)
 
@@ -84,7 +85,10 @@ def forest(
     limits: tuple[float, float],
     look: Mapping[str, Look],
 ) -> str:
-    """Each arm's difference to its reference with its interval, one row an arm, beside zero and the smallest effect."""
+    """Each arm's difference to its reference, one row an arm, beside zero and the smallest effect.
+
+    Thick: the interval; thin: the one corrected for all comparisons of the study, which the verdict goes by.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -93,8 +97,9 @@ def forest(
         axes = figure.add_subplot()
         axes.axvspan(-100 * smallest_effect, 100 * smallest_effect, color="#000000", alpha=0.07, linewidth=0)
         axes.axvline(0, color="#444444", linewidth=1)
+        several = len({row["reference"] for row in comparisons}) > 1
         for place, row in enumerate(comparisons):
-            _effect(axes, place, row, look)
+            _effect(axes, place, row, look, f" against {look[row['reference']].number}" if several else "")
         axes.set_xlim(*limits)
         axes.set_ylim(len(comparisons) - 0.45, -0.75)
         axes.set_yticks([])
@@ -105,11 +110,12 @@ def forest(
         return curves.to_svg(figure, name, label)
 
 
-def _effect(axes: Axes, place: int, row: Mapping[str, Any], look: Mapping[str, Look]) -> None:
-    """One row of a forest plot: name and numbers, and under them the interval."""
+def _effect(axes: Axes, place: int, row: Mapping[str, Any], look: Mapping[str, Look], against: str) -> None:
+    """One row of a forest plot: name and numbers, and under them the intervals."""
     verdict = VERDICTS[row["verdict"]]
     arm = numbered(row["arm"], look)
-    arm = arm if len(arm) <= _LABEL else arm[: _LABEL - 1] + "…"
+    room = _LABEL - len(against)
+    arm = (arm if len(arm) <= room else f"{arm[: room - 1]}…") + against
     whole = axes.get_yaxis_transform()  # x from 0 to 1 over the axes, y in rows
     axes.text(0, place - 0.32, arm, transform=whole, va="center", fontweight="bold", color="#222222")
     if row["difference"] is None:
@@ -117,10 +123,11 @@ def _effect(axes: Axes, place: int, row: Mapping[str, Any], look: Mapping[str, L
         return
     numbers = points_with_interval(row["difference"], row["low"], row["high"])
     axes.text(1, place - 0.32, numbers, transform=whole, va="center", ha="right", color="#444444")
-    if row["low"] is not None and row["high"] is not None:
-        low, high = 100 * row["low"], 100 * row["high"]
-        axes.plot((low, high), (place, place), color=verdict.colour, linewidth=2, solid_capstyle="butt")
-        axes.plot((low, high), (place, place), linestyle="", marker="|", markersize=7, color=verdict.colour)
+    for low, high, width in (("low", "high", 3.0), ("low_adjusted", "high_adjusted", 1.0)):
+        if row[low] is not None and row[high] is not None:
+            ends = (100 * row[low], 100 * row[high])
+            axes.plot(ends, (place, place), color=verdict.colour, linewidth=width, solid_capstyle="butt")
+            axes.plot(ends, (place, place), linestyle="", marker="|", markersize=7, color=verdict.colour)
     axes.plot(
         100 * row["difference"],
         place,

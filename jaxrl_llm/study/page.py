@@ -11,9 +11,8 @@ from jaxrl_llm.report import curves
 from jaxrl_llm.report.html import document, element, table, wrap
 from jaxrl_llm.study import figures, page_texts, page_verdicts
 from jaxrl_llm.study.page_style import STYLE
+from jaxrl_llm.study.summary import SCHEMA
 from jaxrl_llm.study.words import METRICS, VERDICTS, duration
-
-SCHEMA = 1
 
 # Quantities of a run, one panel each with a line for every arm: paper figures 7 (entropy), 13 (length), 14 (loops)
 _PANELS = (
@@ -148,8 +147,8 @@ def _forests(summary: Mapping[str, Any], look: Mapping[str, figures.Look]) -> st
     references = sorted({row["reference"] for row in every})
     note = (
         f"Difference of each arm to {' or '.join(references)}, paired by seed, with its "
-        f"{100 * summary['confidence']:g} % interval. Grey band: smaller than the smallest effect that counts, "
-        f"{100 * smallest:g} points. Right of the line: better than the reference."
+        f"{100 * summary['confidence']:g} % interval; thin: corrected for all comparisons. Grey band: smaller than the "
+        f"smallest effect that counts, {100 * smallest:g} points. Right of the line: better than the reference."
     )
     return element("p", note) + wrap("div", *drawn, class_="curves")
 
@@ -204,7 +203,7 @@ def _recorded(panel: curves.Panel, arms: Iterable[Mapping[str, Any]]) -> str:
 def _setting(summary: Mapping[str, Any], look: Mapping[str, figures.Look]) -> str:
     run = summary["run"]
     rows = [
-        ("engine", f"{summary['engine']}, scale {summary['scale']}"),
+        ("engine", summary["engine"] + (f", scale {summary['scale']}" if summary["scale"] else "")),
         ("model", run.get("model.source", "–")),
         ("data", run.get("data.source", "–")),
         ("seeds", f"{len(summary['seeds'])} an arm; arms share prompts, order and sampling keys of a seed"),

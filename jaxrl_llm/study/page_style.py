@@ -43,7 +43,7 @@ nav a { color: #0072B2; }
   .tiles { grid-template-columns: repeat(6, 1fr); }
   .curves { gap: 10px; }
   .tokens { grid-template-columns: repeat(4, 1fr); }
-  .tokens > div, tr { break-inside: avoid; }
+  .tokens > div, tr, p { break-inside: avoid; }
   .scroll { overflow: visible; }
   .grid { font-size: 8px; width: 100%; min-width: 0; }
   .grid th, .grid td { padding: 2px 6px 2px 0; }

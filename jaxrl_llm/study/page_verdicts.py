@@ -10,6 +10,7 @@ from jaxrl_llm.report.html import element, wrap
 from jaxrl_llm.study.figures import Look, numbered
 from jaxrl_llm.study.words import (
     VERDICTS,
+    interval,
     percent,
     percent_with_interval,
     points,
@@ -65,6 +66,8 @@ def verdicts(summary: Summary, look: Mapping[str, Look]) -> str:
         parts += [element("h3", f"{name}{against}"), _table(comparisons, look, with_reference=not against)]
     note = (
         f"Differences in points of accuracy with their {100 * summary['confidence']:g} % interval, paired by seed. "
+        f"Corrected for all comparisons of the study by the method of {summary['correction'].capitalize()}. Helps, "
+        "hurts: the corrected interval lies on one side of 0. "
         f"No difference: the interval lies within ±{100 * summary['smallest_effect']:g} points. Undecided: more seeds "
         "are needed. Detectable: the smallest difference that this number of seeds would most likely have shown."
     )
@@ -92,6 +95,7 @@ def _table(comparisons: Sequence[Mapping[str, Any]], look: Mapping[str, Look], *
         "arm",
         "verdict",
         "difference",
+        "interval, corrected",
         "p, corrected",
         "seeds",
         "detectable",
@@ -107,6 +111,7 @@ def _table(comparisons: Sequence[Mapping[str, Any]], look: Mapping[str, Look], *
                 element("th", arm, scope="row"),
                 wrap("td", badge(row["verdict"])),
                 number(points_with_interval(row["difference"], row["low"], row["high"])),
+                number(interval(row["low_adjusted"], row["high_adjusted"])),
                 number(probability(row["p_adjusted"])),
                 number(str(row["seeds"])),
                 number("–" if row["minimum_detectable"] is None else f"{100 * row['minimum_detectable']:.1f}"),
@@ -170,7 +175,17 @@ def _found(arm: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 def accuracies(summary: Summary, look: Mapping[str, Look]) -> str:
     """A table for each cell: what each arm reached, and under it the number of each seed."""
-    head = ("arm", "at step 0", "final", "mean over steps", "best", "steps to target", "collapsed", "seeds")
+    head = (
+        "arm",
+        "at step 0",
+        "final",
+        "mean over steps",
+        "best",
+        "steps to target",
+        "reached by",
+        "collapsed",
+        "seeds",
+    )
     parts = []
     for name, cell in summary["cells"].items():
         rows, seeds = [], []
@@ -178,35 +193,36 @@ def accuracies(summary: Summary, look: Mapping[str, Look]) -> str:
             per_seed = row["per_seed"]
             if not per_seed["final"]:
                 continue
-            start, target = (_without_none(per_seed[key]) for key in ("start", "time_to_target"))
+            start = [value for value in per_seed["start"] if value is not None]
+            reached = row["reached"]
             rows.append(
                 (
                     named(arm, look),
                     number(percent(statistics.fmean(start) if start else None)),
                     *(number(_interval(row["mean"][metric])) for metric in ("final", "area", "best")),
-                    number(f"{statistics.median(target):g}" if target else "–"),
+                    number("–" if reached["median"] is None else f"{reached['median']:g}"),
+                    number(f"{reached['reached']} of {reached['of']}"),
                     number(str(sum(map(bool, per_seed["collapsed"])))),
                     number(str(len(per_seed["final"]))),
                 )
             )
-            seeds.append((named(arm, look), *(number(percent(value)) for value in per_seed["final"])))
+            of_seed = dict(zip(per_seed["seeds"], per_seed["final"], strict=True))
+            seeds.append((named(arm, look), *(number(percent(of_seed.get(seed))) for seed in summary["seeds"])))
         if rows:
-            count = max(len(row) - 1 for row in seeds)
-            every = grid(("arm", *(f"{place}." for place in range(1, count + 1))), seeds)
-            parts += [element("h3", name), grid(head, rows)]
+            every = grid(("arm", *(f"seed {seed}" for seed in summary["seeds"])), seeds)
+            target = f", target {percent(cell['target'])}" if cell["target"] is not None else ""
+            parts += [element("h3", name + target), grid(head, rows)]
             parts.append(f"<details><summary>Final accuracy of every seed</summary>{every}</details>")
     note = element(
-        "p", "Means over seeds with their interval; steps to target: the median of the seeds that got there."
+        "p",
+        "Means over seeds with their interval. The target is nine tenths of what the reference gains; steps to it: the "
+        "median over seeds, where those that never reach it count as the slowest.",
     )
     return note + "".join(parts) if parts else ""
 
 
 def _interval(mean: Mapping[str, float | None]) -> str:
     return percent_with_interval(mean["value"], mean["low"], mean["high"])
-
-
-def _without_none(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def warnings(summary: Summary) -> str:
@@ -232,5 +248,9 @@ def _warnings(row: Mapping[str, Any]) -> Iterable[str]:
     collapsed = row["per_seed"]["collapsed"]
     if any(collapsed):
         yield f"{sum(map(bool, collapsed))} of {len(collapsed)} runs collapsed"
+    if row.get("missing"):
+        yield f"seed {', '.join(map(str, row['missing']))} has no record yet"
+    if lost := sum(map(bool, row["per_seed"].get("entropy_collapsed", ()))):
+        yield f"{lost} of {len(collapsed)} runs lost their entropy"
     for metric in row.get("inert", ()):
         yield f"{metric} was 0 in every run, so what it counts changed nothing"

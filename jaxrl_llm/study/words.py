@@ -44,9 +44,12 @@ def points(value: float | None) -> str:
 
 def points_with_interval(difference: float | None, low: float | None, high: float | None) -> str:
     """Such as "+1.8 [+0.3, +3.2]"; without the interval where there is none."""
-    if low is None or high is None:
-        return points(difference)
-    return f"{points(difference)} [{points(low)}, {points(high)}]"
+    return points(difference) if low is None or high is None else f"{points(difference)} {interval(low, high)}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Such as "[+0.3, +3.2]", in points."""
+    return "–" if low is None or high is None else f"[{points(low)}, {points(high)}]"
 
 
 def percent(value: float | None) -> str:

@@ -65,6 +65,7 @@ def summary(
         "cells": {
             f"{cell}{mark}": {
                 "changes": {"data.tier": cell, "evaluation.tier": cell},
+                "target": 0.45,
                 "arms": {name: _arm(name, place, seeds, points, mark) for place, name in enumerate(names)},
                 "comparisons": [_comparison(name, place + shift, seeds, mark) for place, name in enumerate(names[1:])],
             }
@@ -94,13 +95,17 @@ def _arm(name: str, place: int, seeds: int, points: int, mark: str) -> dict[str,
     return {
         "tricks": tricks if place else [],
         "failed": [{"seed": 3, "reason": f"killed by signal 9{mark}"}] if place == 3 else [],
+        "missing": [6] if place == 3 else [],
         "per_seed": {
+            "seeds": list(range(seeds)),
             **dict.fromkeys(("final", "area", "best"), final),
             "start": [0.3] * seeds,
             "time_to_target": [None, *([30.0] * (seeds - 1))],
             "collapsed": [place == 2, *([False] * (seeds - 1))],
+            "entropy_collapsed": [place == 1, *([False] * (seeds - 1))],
         },
         "mean": dict.fromkeys(("final", "area", "best"), interval),
+        "reached": {"median": 30.0, "reached": seeds - 1, "of": seeds},
         "evaluations": _curve(steps, rising, 0.02),
         "curves": {
             metric: _curve(steps, [start * _factor(step, place, noise) for step in steps], 0.06 * start)
@@ -146,6 +151,8 @@ def _comparison(name: str, place: int, seeds: int, mark: str) -> dict[str, Any]:
         "reference": "base",
         "metric": "final",
         **interval,
+        "low_adjusted": difference - 1.3 * half,
+        "high_adjusted": difference + 1.3 * half,
         "p": 0.01,
         "p_adjusted": 0.0004 if verdict == "helps" else 0.3,
         "verdict": verdict,
