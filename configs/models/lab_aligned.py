@@ -1,4 +1,4 @@
-"""The aligned model of the lab: `embedded:lab_base`, polished on clean digit_chain text; `jaxrl_llm/assets/lab_aligned`.
+"""The aligned model of the lab, `jaxrl_llm/assets/lab_aligned`: the base model, polished on clean digit_chain text.
 
 It is right more often, surer of what it writes, and stops after its answer.
 Command: jaxrl-llm pretrain --config configs/models/lab_aligned.py

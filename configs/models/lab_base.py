@@ -22,7 +22,7 @@ def get_config():
     c.model.heads = 2
     c.model.kv_heads = 1
     c.model.head_size = 16
-    c.model.mlp_width = 63  # three documents, or one that goes on and one that does not
+    c.model.mlp_width = 64
 
     c.mix.steps = 0.50
     c.mix.direct = 0.25

@@ -58,13 +58,11 @@ NUMERIC = (
 )
 
 # What comes to a lane as data.
+_SOURCE = ("source", "tier", "split", "question_key", "answer_key")
 _DATA = (
     *("seed", "run_dir", "model.source", "reward.timeout", "reward.timeout_seconds"),
-    *(
-        f"data.{key}"
-        for key in ["source", "tier", "split", "template", "system", "question_key", "answer_key", "long_prompts"]
-    ),
-    *(f"evaluation.{key}" for key in ["source", "tier", "split", "question_key", "answer_key"]),
+    *(f"data.{key}" for key in (*_SOURCE, "template", "system", "long_prompts")),
+    *(f"evaluation.{key}" for key in _SOURCE),
 )
 
 

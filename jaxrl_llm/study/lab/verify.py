@@ -25,21 +25,11 @@ _WHOLE = re.compile(r"0|[1-9][0-9]*")
 _PLUS, _MINUS, _COMMA, _POINT, _SPACE, _NEWLINE, _ANSWER, _OTHER, _NOTHING = range(10, 19)
 _KINDS = {"+": _PLUS, "-": _MINUS, ",": _COMMA, ".": _POINT, " ": _SPACE, "\n": _NEWLINE, HASH: _ANSWER, "": _NOTHING}
 
-# Where a reader of numbers is. _DIGITS + n: behind n digits without a comma, 4 for more than three; _GROUP + n: n of them
-# behind a comma; _FRACTION: behind the point of a whole part; _POINT_FIRST, _ZEROS: of a number without one; _STOP:
-# behind the full stop.
-_START, _SIGN, _DIGITS, _GROUP, _FRACTION, _POINT_FIRST, _ZEROS, _SPACES, _STOP, _BAD = (
-    0,
-    1,
-    2,
-    7,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-)
+# Where a reader of numbers is. _DIGITS + n: behind n digits without a comma, 4 for more than three; _GROUP + n: n after
+# a comma; _FRACTION: after the point of a whole part; _POINT_FIRST, _ZEROS: in a number without one; _STOP: after the
+# full stop.
+_START, _SIGN, _DIGITS, _GROUP, _FRACTION = 0, 1, 2, 7, 11
+_POINT_FIRST, _ZEROS, _SPACES, _STOP, _BAD = 12, 13, 14, 15, 16
 _NUMBERS = (*range(_DIGITS + 1, _DIGITS + 5), _GROUP + 3, _FRACTION, _ZEROS, _SPACES, _STOP)  # where one may end
 
 
