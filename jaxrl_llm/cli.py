@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl_llm import environment
+from jaxrl_llm import cli_study, environment
 
 _PACKAGE = Path(__file__).resolve().parent
 
-_COMPUTES = ("train", "evaluate", "sample", "pretrain", "microscope")
+_COMPUTES = ("train", "evaluate", "sample", "pretrain", "microscope", "study run")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--quick", action="store_true", help="compile with less optimization (O1): sooner, less exact")
     plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
     plan.add_argument("--to", type=Path, metavar="FILE", help="JSON to write (default: beside run_dir)")
+    cli_study.add_commands(add("study", "which trick helps, where, and how sure are we", config=False))
     convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
     convert.add_argument("run", type=Path, help="folder of a run")
     convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -249,6 +250,9 @@ _COMMANDS = {
     "plan": _plan,
     "report": _report,
     "convert": _convert,
+    "study plan": cli_study.plan,
+    "study run": cli_study.run,
+    "study report": cli_study.report,
 }
 
 
@@ -266,17 +270,17 @@ def _is_plain(error: BaseException) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; a mistake of the user is one line on stderr and exit code 2."""
+    """Runs a command and returns its exit code; a mistake of the user is one line on stderr and code 2."""
     from_shell = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in arguments
     try:
         overrides, others = _split_overrides([argument for argument in arguments if argument != "--traceback"])
         parsed = _parser().parse_args(others)
-        parsed.traceback = show_traceback
+        parsed.traceback, parsed.words = show_traceback, arguments
         if from_shell and parsed.command in _COMPUTES:
             environment.prepare()
-        _COMMANDS[parsed.command](parsed, overrides)
+        code = _COMMANDS[parsed.command](parsed, overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -286,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

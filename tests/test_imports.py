@@ -48,7 +48,8 @@ LAYERS: dict[str, set[str]] = {
     "planning": CONFIG | {"planning"},
     "study": CONFIG
     | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
-    "cli": CONFIG | {"environment", "explain", "diff", "report", "microscope", "planning", "study"},
+    "cli_study": {"study"},
+    "cli": CONFIG | {"cli_study", "environment", "explain", "diff", "report", "microscope", "planning"},
 }
 
 WITHOUT_JAX = (
@@ -71,6 +72,10 @@ WITHOUT_JAX = (
     "study.statistics",
     "study.summary",
     "study.budget",
+    "study.claims",
+    "study.queue",
+    "study.workers",
+    "cli_study",
 )
 
 # Third-party package -> the only modules that may import it.

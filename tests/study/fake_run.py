@@ -36,7 +36,7 @@ files = {
         for step in steps
     ],
     "speed": [{"step": step, "seconds": 0.01} for step in steps],
-    "evaluations": [{"step": step, "problems": [0, 1], "accuracy": [step * learned, 0.5]} for step in (0, *steps)],
+    "evaluations": [{"step": step, "problems": [0, 1], "accuracy": [step * learned] * 2} for step in (0, *steps)],
     "samples": [
         {"step": step, "prompt": f"question\u2028{i}", "answer": "4", "completion": "4", "outcome": "correct"}
         for step in (0, *steps)

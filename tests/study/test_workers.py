@@ -86,13 +86,13 @@ def test_every_run_leaves_a_record_of_its_files_and_is_not_done_again(study):
         set(record.curves) == {"reward", "length", "gradient_norm"} and np.isnan(record.curves["gradient_norm"]).all()
     )
     np.testing.assert_array_equal(record.eval_steps, [0, 1, 2])
-    np.testing.assert_allclose(record.accuracy, [[0, 0.5], [learned, 0.5], [2 * learned, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(record.accuracy, [[0, 0], [learned, learned], [2 * learned, 2 * learned]], rtol=1e-6)
     assert [sample["step"] for sample in record.samples] == [0] * 4 + [2] * 4
     assert record.samples[1]["question"] == "question\u20281" and record.samples[1]["correct"] is True
     assert record.seconds > 0 and not record.failed
     left = {path.name for path in (study.folder / "one" / "higher" / "seed_0001").iterdir()}
     assert not {name for name in left if "claim" in name or name == "checkpoints"}
-    assert len(said) == 6 and "[6/6]" in said[-1] and "held-out accuracy 0.250 → " in said[-1]
+    assert len(said) == 6 and "[6/6]" in said[-1] and "held-out accuracy 0.000 → " in said[-1]
 
     workers.run(study, say=said.append)
     assert starts(study.folder) == dict.fromkeys(names(study), 1)
