@@ -24,10 +24,11 @@ class Estimate:
       trained_tokens: with their prompts, times epochs.
       flops: Σ over runs, N parameters: 2·N a sampled or scored token, 6·N a trained one.
       seeds: of an arm in a cell.
-      comparisons: of a cell.
+      comparisons: of all cells, which are corrected together.
       spread: standard deviation of a paired difference over seeds, in accuracy.
       assumed: whether ``spread`` was not given.
-      detectable: the smallest difference that the study finds with probability 0.8; None with one seed.
+      detectable: the smallest difference that the study finds with probability 0.8; None with one seed, or where it
+        compares nothing.
       smallest_effect: that matters, as the study says.
       seconds: of all runs, one after another; None where nobody has said how long one takes.
     """
@@ -53,8 +54,8 @@ class Estimate:
         if self.seconds is not None:
             lines.append(f"one after another: {self.seconds / 3600:.1f} hours")
         if self.detectable is None:
-            lines.append("one seed: differences without an interval, and no verdict")
-            return "\n".join(lines)
+            why = "it compares nothing" if self.comparisons == 0 else "one seed: differences without an interval"
+            return "\n".join([*lines, f"{why}, and no verdict"])
         origin = "assumed" if self.assumed else "given"
         lines.append(
             f"smallest difference that {self.seeds} seeds find with probability 0.8, corrected for {self.comparisons} "
@@ -111,7 +112,7 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
         of_run = _tokens(run)
         sampled, trained = sampled + of_run[0], trained + of_run[2]
         flops += parameters * (2 * (of_run[0] + of_run[1]) + 6 * of_run[2])
-    seeds, comparisons = len(study.seeds), len(study.comparisons)
+    seeds, comparisons = len(study.seeds), len(study.cells) * len(study.comparisons)
     width = TYPICAL_SPREAD if spread is None else spread
     runs = len(study.runs) * seeds
     return Estimate(
@@ -123,7 +124,7 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
         comparisons=comparisons,
         spread=width,
         assumed=spread is None,
-        detectable=minimum_detectable(width, seeds, comparisons) if seeds > 1 else None,
+        detectable=minimum_detectable(width, seeds, comparisons) if seeds > 1 and comparisons else None,
         smallest_effect=study.settings.smallest_effect,
         seconds=None if seconds_a_run is None else seconds_a_run * runs,
     )

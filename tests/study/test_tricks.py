@@ -220,12 +220,13 @@ def test_every_recipe_of_configs_is_a_trick():
 
 
 def test_apply_gives_a_copy_and_a_share_follows_the_size_of_the_run():
-    config = ConfigDict(BASE)
-    applied = tricks.apply(config, [CATALOGUE["overlong_penalty"], CATALOGUE["clip_high_0_28"]])
+    config: Any = ConfigDict(BASE)
+    applied: Any = tricks.apply(config, [CATALOGUE["overlong_penalty"], CATALOGUE["clip_high_0_28"]])
     assert (applied.algorithm.overlong_buffer, applied.algorithm.clip_high) == (4, 0.28)
     assert (config.algorithm.overlong_buffer, config.algorithm.clip_high) == (0, 0.2)
     longer = Trick("longer", {"sampling.max_tokens": 40})
-    assert tricks.apply(config, [CATALOGUE["overlong_penalty"], longer]).algorithm.overlong_buffer == 8
+    both: Any = tricks.apply(config, [CATALOGUE["overlong_penalty"], longer])
+    assert both.algorithm.overlong_buffer == 8
     assert str(Share(0.2, "sampling.max_tokens")) == "0.2 × sampling.max_tokens"
 
 
