@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,41 @@ def test_a_file_that_is_no_config_says_what_it_lacks(tmp_path, text, part):
     with pytest.raises(ValueError, match=r"recipe\.py") as error:
         configs.load(path)
     assert part in str(error.value)
+
+
+def test_a_file_of_several_scales_is_loaded_as_file_and_scale(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from configs import base\ndef get_config(scale='small'):\n    c = base.get_config()\n"
+        "    c.steps = {'small': 3, 'large': 300}[scale]\n    return c\n"
+    )
+    for name, scale, steps in ((path, "small", 3), (f"{path}:large", "large", 300)):
+        config, found = configs.load_scaled(name)
+        assert (config.to_dict()["steps"], found) == (steps, scale)
+        assert configs.load(name) == config
+    with pytest.raises(ValueError, match=r"recipe\.py, line 4.*KeyError: 'huge'"):
+        configs.load(f"{path}:huge")
+    with pytest.raises(ValueError, match=r"base\.py:large: get_config\(\) of this file takes no argument"):
+        configs.load(f"{BASE}:large")
+    assert configs.load_scaled(BASE)[1] is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Free:
+    """A section whose reader judges a value itself."""
+
+    anything: Any
+
+
+def test_a_key_of_any_kind_takes_any_python_value(tmp_path):
+    path = tmp_path / "free.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'anything': (1, 'a')})\n"
+    )
+    assert configs.parse(configs.load(path, (), Free), Free).anything == (1, "a")
+    assert configs.parse(configs.load(path, ["anything=('b', 2)"], Free), Free).anything == ("b", 2)
+    with pytest.raises(ValueError, match="anything = 'b c': expected a Python value"):
+        configs.load(path, ["anything=b c"], Free)
 
 
 def test_a_config_file_that_does_not_exist_is_named():
