@@ -72,6 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
     plan.add_argument("--to", type=Path, metavar="FILE", help="JSON to write (default: beside run_dir)")
     cli_study.add_commands(add("study", "which trick helps, where, and how sure are we", config=False))
+    advise = add(
+        "advise",
+        "print the recipe that the evidence supports, the paper's and ours, and how strong it is",
+        config=False,
+    )
+    advise.add_argument("--model-kind", required=True, metavar="KIND", help="base, or aligned (instruction-tuned)")
+    advise.add_argument("--data", required=True, metavar="TIER", help="easy, medium or hard for this model")
+    advise.add_argument("--max-length", required=True, type=int, metavar="N", help="tokens of a completion")
+    advise.add_argument("--model-size", type=float, metavar="B", help="billions of parameters")
     convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
     convert.add_argument("run", type=Path, help="folder of a run")
     convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -233,6 +242,16 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(f"saved: {report.save(plans, arguments.to or Path(name))}")
 
 
+def _advise(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm.study import advise, takeaways
+    from jaxrl_llm.study.rules import Situation
+
+    if overrides:
+        raise ValueError(f"--config.{overrides[0]}: advise prints the lines of a config and takes none")
+    situation = Situation(arguments.model_kind, arguments.data, arguments.max_length, arguments.model_size)
+    print(advise.text(situation, advise.advise(situation, takeaways.load(advise.EVIDENCE))))
+
+
 def _refuse(overrides: list[str], command: str) -> None:
     if overrides:
         raise ValueError(f"--config.{overrides[0]}: {command} reads the run's own config and takes no other")
@@ -250,6 +269,7 @@ _COMMANDS = {
     "plan": _plan,
     "report": _report,
     "convert": _convert,
+    "advise": _advise,
     "study plan": cli_study.plan,
     "study run": cli_study.run,
     "study report": cli_study.report,

@@ -48,8 +48,8 @@ LAYERS: dict[str, set[str]] = {
     "planning": CONFIG | {"planning"},
     "study": CONFIG
     | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
-    "cli_study": {"study"},
-    "cli": CONFIG | {"cli_study", "environment", "explain", "diff", "report", "microscope", "planning"},
+    "cli_study": {"distributed", "study"},
+    "cli": CONFIG | {"cli_study", "study", "environment", "explain", "diff", "report", "microscope", "planning"},
 }
 
 WITHOUT_JAX = (
@@ -75,6 +75,10 @@ WITHOUT_JAX = (
     "study.claims",
     "study.queue",
     "study.workers",
+    "study.paper",
+    "study.takeaways",
+    "study.rules",
+    "study.advise",
     "cli_study",
 )
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 from ml_collections import ConfigDict
 
+from jaxrl_llm import cli
 from jaxrl_llm import config as configs
 from jaxrl_llm.study import takeaways
 from jaxrl_llm.study.advise import EVIDENCE, Advice, advise, changes, strength, text
@@ -90,7 +91,7 @@ def test_findings_on_the_tier_and_length_that_was_asked_for_stand_alone_where_th
     ours = study("e09_aggregation", "token", "sequence", {"base_medium": "helps", "base_hard": "hurts"})
     cells = {tier: [f.cell for f in of(AGGREGATION, Situation("base", tier, 8192), ours).ours] for tier in TIERS}
     assert cells == {"easy": ["base_medium", "base_hard"], "medium": ["base_medium"], "hard": ["base_hard"]}
-    verdicts = dict.fromkeys(("base_medium_short", "base_medium_middle", "base_medium_long"), "no_difference")
+    verdicts = {f"base_medium_{length}": "no_difference" for length in ("short", "middle", "long")}
     ours = study("e10_overlong_filter", "filter", "without", verdicts)
     for length, cell in ((8192, "base_medium_short"), (20480, "base_medium_long")):
         assert [f.cell for f in of("Truncated answers", Situation("base", "medium", length), ours).ours] == [cell]
@@ -129,6 +130,22 @@ def test_a_situation_that_there_is_not_is_refused(values, part):
     with pytest.raises(ValueError, match=r"^--") as caught:
         Situation(*values)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["--model-size", "4"], 0, "For a base model of 4 B parameters on easy data, answers of up to 8,192 tokens."),
+        (["--model-size", "-4"], 2, "error: --model-size = -4.0: expected billions of parameters, above 0"),
+        (["--data", "harder"], 2, "error: --data = 'harder': expected one of easy, medium, hard"),
+        (["--config.seed=1"], 2, "error: --config.seed=1: advise prints the lines of a config and takes none"),
+    ],
+)
+def test_the_command_prints_the_advice_or_one_line_about_the_mistake(capsys, arguments, code, part):
+    plain = ["advise", "--model-kind", "base", "--data", "easy", "--max-length", "8192"]
+    assert cli.main([*plain, *arguments]) == code
+    printed = capsys.readouterr()
+    assert part in (printed.err if code else printed.out).splitlines()
 
 
 def test_the_evidence_of_an_installed_package_is_the_folder_of_the_results():
