@@ -122,6 +122,7 @@ def _trick(path: Path) -> Trick:
 
 
 def _print_plan(study: Study) -> None:
+    from jaxrl_llm.distributed import differences
     from jaxrl_llm.study.plan import estimate
 
     settings = study.settings
@@ -129,17 +130,20 @@ def _print_plan(study: Study) -> None:
     print(f"engine {settings.engine}, {len(study.seeds)} seeds from {study.seeds[0]} on, in {study.folder}")
     for cell in study.cells:
         print(_line("cell", cell.name, cell.changes))
+    first = study.cells[0]
     for arm in study.arms:
-        print(_line("arm", arm.name, {key: value for trick in arm.tricks for key, value in trick.sets.items()}))
+        config = study.runs[first.name, arm.name].config
+        changes = {key: value for key, _, value in differences(study.base, config) if key not in first.changes}
+        print(_line("arm", arm.name, changes, *(f"code of {t.name}" for t in arm.tricks if t.transform)))
     ended = [record.seconds for record in study.records() if not record.failed]
     print(estimate(study, seconds_a_run=statistics.fmean(ended) if ended else None).text())
     if ended:
         print(f"{len(ended)} runs have ended already")
 
 
-def _line(kind: str, name: str, changes: Mapping[str, Any]) -> str:
-    listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
-    return f"  {kind} {name}: {listed}" if listed else f"  {kind} {name}"
+def _line(kind: str, name: str, changes: Mapping[str, Any], *more: str) -> str:
+    parts = [*(f"{key} = {value}" for key, value in changes.items()), *more]
+    return f"  {kind} {name}: {', '.join(parts) or 'no change'}"
 
 
 def _refuse_options_of_train(arguments: argparse.Namespace) -> None:
