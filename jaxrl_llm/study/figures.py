@@ -37,13 +37,13 @@ class Look(NamedTuple):
     dash: Any
 
 
-def looks(arms: Sequence[str], references: Sequence[str]) -> dict[str, Look]:
-    """The look of each arm: ``references`` in black, twelve others until one comes again."""
+def looks(arms: Sequence[str], reference: str) -> dict[str, Look]:
+    """The look of each arm: ``reference`` in black, twelve others until one comes again."""
     found: dict[str, Look] = {}
     others = 0
     for number, arm in enumerate(arms, start=1):
-        if arm in references:
-            found[arm] = Look(number, _REFERENCE, curves.DASHES[references.index(arm) % len(curves.DASHES)])
+        if arm == reference:
+            found[arm] = Look(number, _REFERENCE, curves.DASHES[0])
         else:
             dash = curves.DASHES[others % len(curves.DASHES)]
             found[arm] = Look(number, _COLOURS[others % len(_COLOURS)], dash)
@@ -138,13 +138,13 @@ def _effect(axes: Axes, place: int, row: Mapping[str, Any], look: Mapping[str, L
     )
 
 
-def groups(arms: Sequence[str], references: Sequence[str]) -> list[list[str]]:
-    """Arms that share a picture of learning curves: the references first, then at most four others, evenly dealt."""
-    first = [arm for arm in arms if arm in references][:2]
-    others = [arm for arm in arms if arm not in first]
+def groups(arms: Sequence[str], reference: str) -> list[list[str]]:
+    """Arms that share a picture of learning curves: the reference, then at most four others, evenly dealt."""
+    first = [arm for arm in arms if arm == reference]
+    others = [arm for arm in arms if arm != reference]
     count = max(1, math.ceil(len(others) / _TOGETHER))
-    size = math.ceil(len(others) / count)
-    return [first + others[start : start + size] for start in range(0, max(1, len(others)), max(1, size))]
+    size = max(1, math.ceil(len(others) / count))
+    return [first + others[start : start + size] for start in range(0, max(1, len(others)), size)]
 
 
 def curves_of(

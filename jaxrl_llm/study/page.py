@@ -73,14 +73,14 @@ def write(summary: Mapping[str, Any], path: str | Path) -> Path:
 def _page(summary: Mapping[str, Any]) -> str:
     arms = list(dict.fromkeys(arm for cell in summary["cells"].values() for arm in cell["arms"]))
     compared = Counter(row["reference"] for cell in summary["cells"].values() for row in cell["comparisons"])
-    references = [arm for arm, _ in compared.most_common()] or arms[:1]
-    look = figures.looks(arms, references)
+    reference = compared.most_common(1)[0][0] if compared else arms[0]
+    look = figures.looks(arms, reference)
     sections = [
         Section("verdicts", "Verdicts", page_verdicts.verdicts(summary, look)),
         Section("effects", "Effects", _forests(summary, look)),
         Section("claims", "What is claimed, and what was found", page_verdicts.claims(summary)),
         Section("setting", "Setting", _setting(summary, look)),
-        Section("learning", "Learning curves", _learning(summary, look, references)),
+        Section("learning", "Learning curves", _learning(summary, look, reference)),
         Section("behaviour", "What changed beside accuracy", _panels(summary, look)),
         Section("probability", "Probability of the sampled tokens", page_texts.probabilities(summary, look)),
         Section("census", "Tokens at which the clip bound", page_texts.census(summary, look)),
@@ -145,21 +145,23 @@ def _forests(summary: Mapping[str, Any], look: Mapping[str, figures.Look]) -> st
             )
             drawn.append(wrap("figure", element("h3", name), svg))
     references = sorted({row["reference"] for row in every})
+    several = " A row names the number of the arm that it is compared with." if len(references) > 1 else ""
     note = (
         f"Difference of each arm to {' or '.join(references)}, paired by seed, with its "
         f"{100 * summary['confidence']:g} % interval; thin: corrected for all comparisons. Grey band: smaller than the "
         f"smallest effect that counts, {100 * smallest:g} points. Right of the line: better than the reference."
+        f"{several}"
     )
     return element("p", note) + wrap("div", *drawn, class_="curves")
 
 
-def _learning(summary: Mapping[str, Any], look: Mapping[str, figures.Look], references: Sequence[str]) -> str:
+def _learning(summary: Mapping[str, Any], look: Mapping[str, figures.Look], reference: str) -> str:
     """Held-out accuracy over the steps, all arms of each cell, at most five in a picture."""
     rows = []  # of pictures: one row holds what stands side by side
     for place, (name, cell) in enumerate(summary["cells"].items()):
         drawn = {arm: entry["evaluations"] for arm, entry in cell["arms"].items() if entry.get("evaluations")}
         pictures = []
-        for number, group in enumerate(figures.groups(list(drawn), references)):
+        for number, group in enumerate(figures.groups(list(drawn), reference)):
             chosen = {arm: drawn[arm] for arm in group}
             label = f"Held-out accuracy in {name}: {', '.join(group)}"
             svg = figures.curves_of(f"learning{place}-{number}", label, chosen, look, share=True, within=drawn)

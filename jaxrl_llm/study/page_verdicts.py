@@ -21,6 +21,7 @@ from jaxrl_llm.study.words import (
 Summary = Mapping[str, Any]
 
 _SENTENCES = 12  # that a reader goes through
+_CORRECTED = ("interval, corrected", "p, corrected")
 _REASON = 300  # characters shown of why a run failed
 
 
@@ -91,18 +92,7 @@ def _overview(cells: Mapping[str, Sequence[Mapping[str, Any]]], look: Mapping[st
 
 def _table(comparisons: Sequence[Mapping[str, Any]], look: Mapping[str, Look], *, with_reference: bool) -> str:
     """One row a comparison, with the sentence that says it."""
-    head = [
-        "arm",
-        "verdict",
-        "difference",
-        "interval, corrected",
-        "p, corrected",
-        "seeds",
-        "detectable",
-        "mean over steps",
-        "best",
-        "in words",
-    ]
+    head = ("arm", "verdict", "difference", *_CORRECTED, "seeds", "detectable", "mean over steps", "best")
     rows = []
     for row in comparisons:
         arm = numbered(row["arm"], look) + (f" against {row['reference']}" if with_reference else "")
@@ -116,10 +106,10 @@ def _table(comparisons: Sequence[Mapping[str, Any]], look: Mapping[str, Look], *
                 number(str(row["seeds"])),
                 number("–" if row["minimum_detectable"] is None else f"{100 * row['minimum_detectable']:.1f}"),
                 *(number(points_with_interval(**row[metric])) for metric in ("area", "best")),
-                element("td", row["text"], class_="words"),
             )
         )
-    return grid(head, rows, texts=("verdict", "in words"))
+    listed = wrap("ul", *(element("li", row["text"]) for row in comparisons))
+    return f"{grid(head, rows, texts=('verdict',))}<details><summary>In words</summary>{listed}</details>"
 
 
 def claims(summary: Summary) -> str:
@@ -240,17 +230,29 @@ def warnings(summary: Summary) -> str:
 
 def _warnings(row: Mapping[str, Any]) -> Iterable[str]:
     """Sentences on one arm in one cell."""
-    seeds_of: dict[str, list[str]] = {}
+    seeds_of: dict[str, list[int]] = {}
     for run in row.get("failed", ()):
-        seeds_of.setdefault(run["reason"], []).append(str(run["seed"]))
+        seeds_of.setdefault(run["reason"], []).append(run["seed"])
     for reason, seeds in seeds_of.items():
-        yield f"seed {', '.join(seeds)} failed: {reason[:_REASON]}"
+        yield f"{_seeds(seeds)} failed: {reason[:_REASON]}"
     collapsed = row["per_seed"]["collapsed"]
     if any(collapsed):
         yield f"{sum(map(bool, collapsed))} of {len(collapsed)} runs collapsed"
     if row.get("missing"):
-        yield f"seed {', '.join(map(str, row['missing']))} has no record yet"
+        yield f"no record of {_seeds(row['missing'])} yet"
     if lost := sum(map(bool, row["per_seed"].get("entropy_collapsed", ()))):
         yield f"{lost} of {len(collapsed)} runs lost their entropy"
     for metric in row.get("inert", ()):
         yield f"{metric} was 0 in every run, so what it counts changed nothing"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Such as "seed 3" or "seeds 3, 6–15"; ``seeds`` rise."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    named = (str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(named)}"

@@ -39,7 +39,10 @@ VERDICTS = {
 
 def points(value: float | None) -> str:
     """A difference in accuracy as points with its sign, such as "+1.8"."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def points_with_interval(difference: float | None, low: float | None, high: float | None) -> str:

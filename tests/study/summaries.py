@@ -95,7 +95,7 @@ def _arm(name: str, place: int, seeds: int, points: int, mark: str) -> dict[str,
     return {
         "tricks": tricks if place else [],
         "failed": [{"seed": 3, "reason": f"killed by signal 9{mark}"}] if place == 3 else [],
-        "missing": [6] if place == 3 else [],
+        "missing": [4, 6, 7] if place == 3 else [],
         "per_seed": {
             "seeds": list(range(seeds)),
             **dict.fromkeys(("final", "area", "best"), final),

@@ -11,13 +11,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jaxrl_llm.study import figures, page, words
+from jaxrl_llm.study import figures, page, plan, words
+from jaxrl_llm.study.records import RunRecord
+from jaxrl_llm.study.summary import summarize
 from tests.pages import Page
 from tests.study.summaries import VERDICTS, summary
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'too' $x$ ≥"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 
@@ -105,7 +109,7 @@ def test_every_section_of_a_full_summary_is_on_the_page_and_can_be_reached(read)
 def test_runs_that_failed_or_collapsed_and_knobs_that_did_nothing_stand_before_the_verdicts(read):
     before, _, _ = read.shown.partition("all cells")
     assert f"trick 3{HOSTILE}: seed 3 failed: killed by signal 9" in before
-    assert f"trick 3{HOSTILE}: seed 6 has no record yet" in before
+    assert f"trick 3{HOSTILE}: no record of seeds 4, 6–7 yet" in before
     assert f"trick 1{HOSTILE}: 1 of 8 runs lost their entropy" in before
     assert f"trick 2{HOSTILE}: 1 of 8 runs collapsed (in easy{HOSTILE}, hard{HOSTILE})" in before
     assert "effect/clip_high was 0 in every run" in before
@@ -161,10 +165,39 @@ def test_where_comparisons_are_many_the_claim_stands_beside_the_arms_of_each_ver
     assert "easy. helps: trick 1, trick 1, trick 1, trick 1; hurts: trick 1" in shown(made, tmp_path)
 
 
+def test_where_references_differ_a_row_says_what_it_is_compared_with(tmp_path):
+    made = small()
+    cell = made["cells"]["easy"]
+    cell["comparisons"] = [cell["comparisons"][0] | pair for pair in ({}, {"arm": "base", "reference": "trick 1"})]
+    text = shown(made, tmp_path)
+    assert "2 · trick 1 against base" in text and "1 · base against trick 1" in text
+    assert "2 · trick 1 against 1" in text and "1 · base against 2" in text  # in the forest plot
+
+
 def test_the_same_summary_gives_the_same_bytes_read_back_from_json_too(tmp_path):
     made = small()
     first = page.write(made, tmp_path / "first.html").read_bytes()
     assert page.write(json.loads(json.dumps(made)), tmp_path / "second.html").read_bytes() == first
+
+
+def test_these_summaries_have_the_keys_of_a_summary_of_a_study(tmp_path):
+    study = plan.load(str(CONFIGS / "paper" / "e05_clip_higher.py"), ("seeds=3", f"run_dir={tmp_path}"))
+    rising = np.linspace(0.2, 0.7, 4, dtype=np.float32)[:, None] * np.ones(5, np.float32)
+    counts = {"probability": np.ones(6, int), "clipped": np.ones(2, int), "tokens": np.ones(2, int)}
+    rest = {"curves": {"reward": rising[:, 0]}, "counts": counts, "vocabulary": ("a", "b"), "seconds": 1.0}
+    ended = [RunRecord(*job, eval_steps=np.arange(4), accuracy=rising, **rest) for job in study.jobs()]
+    real = summarize(study, ended, command="study", seconds=1.0, devices="one")
+
+    def keys(values: dict) -> dict[str, set[str]]:
+        cell = next(iter(values["cells"].values()))
+        arm, row = list(cell["arms"].values())[1], cell["comparisons"][0]
+        parts = {"top": values, "cell": cell, "arm": arm, "trick": arm["tricks"][0], "comparison": row}
+        parts |= {name: arm[name] for name in ("per_seed", "mean", "evaluations", "counts", "reached", "repeat_ratio")}
+        return {name: set(part) for name, part in parts.items()}
+
+    made, expected = keys(small()), keys(real)
+    assert {name: made[name] - expected[name] for name in made} == {name: set() for name in made}
+    assert "identical" in shown(real, tmp_path)
 
 
 def test_a_summary_of_another_version_is_refused(tmp_path):
@@ -184,7 +217,7 @@ def test_six_cells_of_twelve_arms_stay_under_three_megabytes(large):
 
 def test_twelve_arms_beside_the_reference_are_told_apart_by_colour_and_dash():
     arms = [f"arm {number}" for number in range(13)]
-    look = figures.looks(arms, ["arm 4"])
+    look = figures.looks(arms, "arm 4")
     assert len({(colour, str(dash)) for _, colour, dash in look.values()}) == 13
     assert look["arm 4"].colour == "#000000"
     assert [look[arm].number for arm in arms] == list(range(1, 14))
@@ -195,7 +228,7 @@ def test_twelve_arms_beside_the_reference_are_told_apart_by_colour_and_dash():
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 9, 12])
 def test_every_arm_is_in_one_picture_of_learning_curves_beside_the_reference(count):
     arms = [f"arm {number}" for number in range(count)]
-    dealt = figures.groups(arms, ["arm 0"])
+    dealt = figures.groups(arms, "arm 0")
     assert all(group[0] == "arm 0" and len(group) <= 5 for group in dealt)
     assert [arm for group in dealt for arm in group[1:]] == arms[1:]
 
