@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import runpy
 import shlex
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from jaxrl_llm.study.tricks import Trick
 
 SUMMARY, PAGE = "summary.json", "report.html"
+COMMANDS = "commands.jsonl"  # one line a command that had something to run: what it was, and its seconds
 
 
 def add_commands(study: argparse.ArgumentParser) -> None:
@@ -52,12 +55,20 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Runs what is missing, then compares. 1 where runs have failed, 128 + the signal where one stopped it."""
     from jaxrl_llm.study import page
     from jaxrl_llm.study.summary import save_summary, summarize
+    from jaxrl_llm.training.log import read
 
     study = _load(arguments, overrides)
     if study.settings.engine == "lab":
         _refuse_options_of_train(arguments)
     _print_plan(study)
-    if code := _run_engine(study, arguments):
+    command = shlex.join(["jaxrl-llm", *arguments.words])
+    missing, begun = len(study.missing()), time.perf_counter()
+    code = _run_engine(study, arguments)
+    if missing:
+        study.folder.mkdir(parents=True, exist_ok=True)
+        with (study.folder / COMMANDS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"command": command, "seconds": round(time.perf_counter() - begun, 1)}) + "\n")
+    if code:
         return code
     records = study.records()
     if len(records) < len(study.jobs()):
@@ -66,8 +77,9 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
             "without --index compares the arms"
         )
         return 0
-    command = shlex.join(["jaxrl-llm", *arguments.words])
-    summary = summarize(study, records, command=command, seconds=sum(record.seconds for record in records))
+    commands = read(study.folder / COMMANDS, required=False)  # engines may be called without this command
+    took = sum(row["seconds"] for row in commands) or sum(record.seconds for record in records)
+    summary = summarize(study, records, command=command, seconds=took)
     save_summary(summary, study.folder / SUMMARY)
     print(verdicts(summary))
     print(f"report: {page.write(summary, study.folder / PAGE)}")
@@ -187,12 +199,17 @@ def verdicts(summary: Mapping[str, Any]) -> str:
     """The comparisons of a study as a table for the console, then a sentence for each."""
     from jaxrl_llm.study.words import METRICS, VERDICTS, points_with_interval, probability
 
-    lines = ["", f"Difference in {METRICS[summary['metric']]}, in points, {100 * summary['confidence']:g} % intervals"]
+    compared = sum(len(cell["comparisons"]) for cell in summary["cells"].values())
+    lines = [
+        "",
+        f"Difference in {METRICS[summary['metric']]}, in points;",
+        f"{100 * summary['confidence']:g} % intervals and p, corrected for {compared} comparisons",
+    ]
     for name, cell in summary["cells"].items():
         rows = [("arm", "against", "difference", "p", "verdict")]
         for row in cell["comparisons"]:
             verdict = VERDICTS[row["verdict"]]
-            difference = points_with_interval(row["difference"], row["low"], row["high"])
+            difference = points_with_interval(row["difference"], row["low_adjusted"], row["high_adjusted"])
             p = probability(row["p_adjusted"])
             rows.append((row["arm"], row["reference"], difference, p, f"{verdict.symbol} {verdict.words}"))
         lines += ["", name, *_columns(rows), "", *(f"  {row['text']}" for row in cell["comparisons"])]

@@ -48,7 +48,7 @@ LAYERS: dict[str, set[str]] = {
     "planning": CONFIG | {"planning"},
     "study": CONFIG
     | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
-    "cli_study": {"distributed", "study"},
+    "cli_study": {"distributed", "training.log", "study"},
     "cli": CONFIG | {"cli_study", "study", "environment", "explain", "diff", "report", "microscope", "planning"},
 }
 

@@ -50,11 +50,14 @@ def test_a_study_ends_with_verdicts_a_summary_and_a_page_and_runs_once(file, cap
     ]
     summary = load_summary(folder / "summary.json")
     assert summary["command"].startswith("jaxrl-llm study run --config")
+    (spent,) = [json.loads(line) for line in (folder / "commands.jsonl").read_text().splitlines()]
+    assert summary["seconds"] == spent["seconds"] > 0 and spent["command"] == summary["command"]
     assert f"report: {folder / 'report.html'}" in printed
     (folder / "report.html").unlink()
 
     assert cli.main([*command, "--index", "0", "--of", "2"]) == 0
     assert set(starts(folder).values()) == {1}
+    assert load_summary(folder / "summary.json")["seconds"] == spent["seconds"], "nothing was run again"
 
     capsys.readouterr()
     assert cli.main(["study", "report", str(folder)]) == 0
