@@ -46,9 +46,9 @@ help:
 
 venv: $(STAMP)
 
-# two processes; a file's tests stay in one, where they share what was compiled
+# two processes; the tests of a file stay in one, where they share what was compiled, in the order of tests/conftest.py
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants
