@@ -211,11 +211,15 @@ def _setting(summary: Mapping[str, Any], look: Mapping[str, figures.Look]) -> st
         ("seeds", f"{len(summary['seeds'])} an arm; arms share prompts, order and sampling keys of a seed"),
         ("held-out problems", str(summary["problems"])),
         ("steps", str(summary["steps"])),
-        ("compared", METRICS[summary["metric"]]),
-        ("smallest effect", f"{100 * summary['smallest_effect']:g} points"),
-        ("intervals", f"{100 * summary['confidence']:g} %; p-values corrected by the method {summary['correction']}"),
         ("command", summary["command"]),
     ]
+    if any(cell["comparisons"] for cell in summary["cells"].values()):
+        corrected = f"corrected by the method of {summary['correction'].capitalize()}"
+        rows += [
+            ("compared", METRICS[summary["metric"]]),
+            ("smallest effect", f"{100 * summary['smallest_effect']:g} points"),
+            ("intervals", f"{100 * summary['confidence']:g} %; {corrected} over all comparisons"),
+        ]
     parts = ["<dl>", *(element("dt", name) + element("dd", value) for name, value in rows), "</dl>"]
     cells = [(name, _changes(cell["changes"])) for name, cell in summary["cells"].items()]
     parts += [element("h3", "Cells"), table(cells)]

@@ -1,6 +1,7 @@
 """What the page of a study adds to the style sheet of report pages."""
 
 STYLE = """
+section details summary { margin: 10px 0; font-size: .9rem; }
 .question { font-size: 1.1rem; color: #1a1a1a; }
 h3 { margin-top: 16px; }
 .tile h3, figure h3, figure h4 { margin-top: 0; }
@@ -30,6 +31,8 @@ nav a { color: #0072B2; }
 .grid .bar { min-width: 96px; background-repeat: no-repeat; background-position: left center; background-size: 0 100%;
        background-image: linear-gradient(#b9dcef, #b9dcef); print-color-adjust: exact; }
 .tokens { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(260px, 100%), 1fr)); gap: 16px; }
+.tokens .grid { width: 100%; min-width: 0; }
+.tokens .grid tbody th, .tokens .grid .bar { min-width: 70px; }
 .tokens code, .tokens th { white-space: pre-wrap; overflow-wrap: anywhere; }
 .claim { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 12px; }
 .claim > div { border: 1px solid #ddd; border-radius: 6px; padding: 0 14px 10px; min-width: 0;

@@ -54,13 +54,13 @@ def census(summary: Summary, look: Mapping[str, Look]) -> str:
             if any(count for _, count in most):
                 rows = _tokens([item for item in most if item[1]], counts.get("tokens") or {})
                 title = element("h4", f"{numbered(arm, look)}: {sum(clipped.values()):,} clipped")
-                tables.append(wrap("div", title, grid(("token", "clipped", "of its tokens"), rows)))
+                tables.append(wrap("div", title, grid(("token", "clipped", "rate"), rows)))
         if tables:
             inside = wrap("div", *tables, class_="tokens")
             parts.append(f"<details open>{element('summary', name)}{inside}</details>")
     note = (
-        f"The {_TOKENS} tokens with the most clipped occurrences, over all steps and seeds, and their share "
-        "of that token's occurrences; figure 10 of arXiv 2508.08221. ␣ is a space, ↵ a line break."
+        f"The {_TOKENS} tokens with the most clipped occurrences, over all steps and seeds, and the rate: clipped "
+        "of all occurrences of that token. Figure 10 of arXiv 2508.08221. ␣ is a space, ↵ a line break."
     )
     return element("p", note) + "".join(parts) if parts else ""
 

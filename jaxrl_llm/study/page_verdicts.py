@@ -119,10 +119,9 @@ def claims(summary: Summary) -> str:
     if said:
         sentences = "".join(element("li", line) for line in _sentences(summary["cells"]))
         source = element("p", summary["source"], class_="note") if summary.get("source") else ""
-        ours = sentences or element("li", "Nothing was compared.")
         parts.append(
             f'<div class="claim"><div><h3>The claim</h3>{element("p", said)}{source}</div>'
-            f"<div><h3>Found here</h3><ul>{ours}</ul></div></div>"
+            f"<div><h3>Found here</h3><ul>{sentences}</ul></div></div>"
         )
     rows = []
     cells = summary["cells"]
@@ -143,8 +142,17 @@ def claims(summary: Summary) -> str:
 
 
 def _sentences(cells: Mapping[str, Any]) -> list[str]:
-    """Each comparison in a sentence; where these are many, the arms of each verdict in a sentence a cell."""
+    """Each comparison in a sentence; where these are many, the arms of each verdict in a sentence a cell.
+
+    Where nothing is compared, the accuracies.
+    """
     every = [(name, row) for name, cell in cells.items() for row in cell["comparisons"]]
+    if not every:
+        reached = [(name, arm, row) for name, cell in cells.items() for arm, row in cell["arms"].items()]
+        return [
+            f"{name}, {arm}: {percent(_start(row))} before training, {_interval(row['mean']['final'])} at the end"
+            for name, arm, row in reached
+        ]
     if len(every) <= _SENTENCES:
         return [f"{name}: {row['text']}" for name, row in every]
     lines = []
@@ -183,12 +191,11 @@ def accuracies(summary: Summary, look: Mapping[str, Look]) -> str:
             per_seed = row["per_seed"]
             if not per_seed["final"]:
                 continue
-            start = [value for value in per_seed["start"] if value is not None]
             reached = row["reached"]
             rows.append(
                 (
                     named(arm, look),
-                    number(percent(statistics.fmean(start) if start else None)),
+                    number(percent(_start(row))),
                     *(number(_interval(row["mean"][metric])) for metric in ("final", "area", "best")),
                     number("–" if reached["median"] is None else f"{reached['median']:g}"),
                     number(f"{reached['reached']} of {reached['of']}"),
@@ -209,6 +216,12 @@ def accuracies(summary: Summary, look: Mapping[str, Look]) -> str:
         "median over seeds, where those that never reach it count as the slowest.",
     )
     return note + "".join(parts) if parts else ""
+
+
+def _start(row: Mapping[str, Any]) -> float | None:
+    """An arm's accuracy before any update, mean over seeds."""
+    values = [value for value in row["per_seed"]["start"] if value is not None]
+    return statistics.fmean(values) if values else None
 
 
 def _interval(mean: Mapping[str, float | None]) -> str:
