@@ -1,6 +1,6 @@
 """What a study's numbers allow to say: paired differences, intervals, corrections, power and verdicts; no jax."""
 
-from jaxrl_llm.study.statistics.bootstrap import bootstrap
+from jaxrl_llm.study.statistics.bootstrap import bootstrap_interval
 from jaxrl_llm.study.statistics.correction import benjamini_hochberg, holm, holm_confidence
 from jaxrl_llm.study.statistics.paired import CONFIDENCE, Interval, Mean, over_seeds, over_seeds_and_problems
 from jaxrl_llm.study.statistics.power import minimum_detectable, seeds_needed
@@ -12,7 +12,7 @@ __all__ = [
     "Judged",
     "Mean",
     "benjamini_hochberg",
-    "bootstrap",
+    "bootstrap_interval",
     "holm",
     "holm_confidence",
     "judge",

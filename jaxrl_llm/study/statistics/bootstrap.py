@@ -9,7 +9,7 @@ from jaxrl_llm.study.statistics.paired import CONFIDENCE, Crossed, Interval, ove
 RESAMPLES = 2000
 
 
-def bootstrap(
+def bootstrap_interval(
     values: np.ndarray, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """The studentized interval of the mean of [S, N] for new seeds and new problems; equal input gives equal output.
@@ -30,7 +30,7 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
     of_problems = generator.multinomial(problems, np.full(problems, 1 / problems), resamples).astype(np.float64)
-    drawn = _mean_squares(values.astype(np.float64) - mean.value, of_seeds, of_problems)
+    drawn = drawn_mean_squares(values.astype(np.float64) - mean.value, of_seeds, of_problems)
     by_seed, by_problem, _ = variances(drawn)
     error = np.sqrt(by_seed + by_problem)
     # a draw of one seed S times has no spread and says nothing
@@ -42,7 +42,7 @@ def bootstrap(
     return Interval(mean.value - float(high) * mean.error, mean.value - float(low) * mean.error)
 
 
-def _mean_squares(values: np.ndarray, of_seeds: np.ndarray, of_problems: np.ndarray) -> Crossed:
+def drawn_mean_squares(values: np.ndarray, of_seeds: np.ndarray, of_problems: np.ndarray) -> Crossed:
     """Of [S, N] under how often each seed [R, S] and each problem [R, N] was drawn: no draw is written out."""
     seeds, problems = values.shape
     by_seed = of_problems @ values.T / problems  # [R, S]

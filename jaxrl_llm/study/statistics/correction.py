@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's adjusted p-values: those below α may be called differences, with a chance of at most α of one wrong call.
 
     p̃_(i) = max over j ≤ i of min(1, (m - j + 1) p_(j)), whatever the comparisons have in common.
@@ -22,7 +22,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def holm_confidence(p: Sequence[float], confidence: float) -> np.ndarray:
+def holm_confidence(p: Sequence[float] | np.ndarray, confidence: float) -> np.ndarray:
     """The confidence of the interval that excludes 0 exactly where Holm calls a difference.
 
     1 - α / (m - i + 1) for the i-th smallest p-value, up to the first that Holm does not call; all after it have its
@@ -40,7 +40,7 @@ def holm_confidence(p: Sequence[float], confidence: float) -> np.ndarray:
     return result
 
 
-def benjamini_hochberg(p: Sequence[float]) -> np.ndarray:
+def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """q-values: of those below α, a share of at most α is expected to be wrong.
 
     q_(i) = min over j ≥ i of min(1, m p_(j) / j), for independent or positively dependent comparisons, which arms

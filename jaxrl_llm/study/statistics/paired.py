@@ -6,6 +6,7 @@ that share a seed (common random numbers), so what the seeds have in common is g
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class Mean(NamedTuple):
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """value ± t · error, the two-sided interval of that confidence."""
-        reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        reach = quantile(confidence, self.freedom) * self.error
         return Interval(self.value - reach, self.value + reach)
 
     def p(self) -> float:
@@ -71,6 +72,12 @@ class Mean(NamedTuple):
         if self.error == 0:
             return float(self.value == 0)
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
+
+
+@functools.lru_cache(maxsize=1024)  # a curve asks for the same one at each of its points
+def quantile(confidence: float, freedom: float) -> float:
+    """Of Student's t, the size that it exceeds to either side with probability 1 - confidence together."""
+    return float(stats.t.isf((1 - confidence) / 2, freedom))
 
 
 def crossed(values: np.ndarray) -> Crossed:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxrl_llm.study.statistics.bootstrap import bootstrap
+from jaxrl_llm.study.statistics.bootstrap import bootstrap_interval
 from jaxrl_llm.study.statistics.correction import benjamini_hochberg, holm, holm_confidence
 from jaxrl_llm.study.statistics.paired import CONFIDENCE, Interval, Mean, over_seeds, over_seeds_and_problems
 from jaxrl_llm.study.statistics.power import detectable, more_seeds
@@ -109,7 +109,7 @@ def _judged(values: np.ndarray, mean: Mean, corrected: _Corrected, comparisons: 
         interval=interval,
         adjusted=adjusted,
         seeds_alone=over_seeds(values).interval(),
-        bootstrap=bootstrap(values),
+        bootstrap=bootstrap_interval(values),
         p=mean.p(),
         p_adjusted=corrected.p,
         q=corrected.q,
