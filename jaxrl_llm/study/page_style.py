@@ -14,7 +14,7 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-top: 16px; font-size
 nav a { color: #0072B2; }
 .grid { width: auto; min-width: min(100%, 620px); }
 .grid th, .grid td { padding: 4px 14px 4px 0; }
-.grid thead th { vertical-align: bottom; border-bottom: 1px solid #999; }
+.grid thead th { white-space: normal; vertical-align: bottom; border-bottom: 1px solid #999; }
 .grid .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .grid .words { min-width: 300px; }
 .grid tbody th { position: sticky; left: 0; background: #fff; white-space: normal; overflow-wrap: anywhere;

@@ -237,7 +237,10 @@ def warnings(summary: Summary) -> str:
                 cells_of.setdefault(f"{arm}: {line}", []).append(name)
     if not cells_of:
         return ""
-    listed = "".join(element("li", f"{line} (in {', '.join(cells)})") for line, cells in cells_of.items())
+    listed = "".join(
+        element("li", f"{line} (in {', '.join(cells)})" if len(summary["cells"]) > 1 else line)
+        for line, cells in cells_of.items()
+    )
     return f'<section class="notice"><h2>Before you read on</h2><ul>{listed}</ul></section>'
 
 
