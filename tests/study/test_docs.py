@@ -1,0 +1,80 @@
+"""docs/studies.md shows the files and keys that there are, and a trick of one's own gets its verdict as it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from jaxrl_llm import cli
+from jaxrl_llm.study.arms import StudySettings
+from jaxrl_llm.study.lab import engine
+from jaxrl_llm.study.lab.lanes import LAB_IGNORES
+from jaxrl_llm.study.lab.program import make_program
+from jaxrl_llm.study.words import VERDICTS
+from tests.compilation import quick_jit
+from tests.study.evidence import ROOT
+
+PAGE = (ROOT / "docs" / "studies.md").read_text()
+TRICKS = sorted((ROOT / "docs" / "tricks").glob("*.py"))
+
+
+def test_the_page_shows_the_tricks_of_its_folder_each_in_under_20_lines():
+    shown = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert sorted(shown) == sorted(path.read_text() for path in TRICKS)
+    assert all(len(text.splitlines()) < 20 for text in shown)
+
+
+def test_the_page_names_every_key_and_mode_of_a_study_and_all_that_the_lab_ignores():
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    modes = {"one_at_a_time", "leave_one_out", "pairs", "grid", "arms"}
+    assert named == {field.name for field in dataclasses.fields(StudySettings)} - {"comparisons"} | modes
+    (listed,) = re.findall(r"It does not read\n\n(.*?)\n\nwhich", PAGE, flags=re.DOTALL)
+    assert listed.replace(",", " ").split() == list(LAB_IGNORES)
+
+
+def quick_program(setup):
+    return quick_jit(make_program(setup).__wrapped__)  # type: ignore[attr-defined]
+
+
+def test_tricks_of_one_s_own_get_verdicts_by_the_command_of_the_page_and_the_runs_of_the_base_stay(
+    monkeypatch, tmp_path, capsys
+):
+    """The study of the page with 3 seeds, 1 step and 4 problems, on the base model alone; see `reduced`."""
+    monkeypatch.setattr(engine, "make_program", quick_program)
+    config = reduced(tmp_path)
+    assert "jaxrl-llm study run --config configs/studies/try.py --trick docs/tricks/damped_advantages.py" in PAGE
+    records = {}
+    for file in reversed(TRICKS):  # the change of two numbers first: it is a lane of the base's program
+        assert cli.main(["study", "run", "--config", config, "--trick", str(file)]) == 0
+        printed, summary = capsys.readouterr().out, json.loads((tmp_path / "study" / "summary.json").read_text())
+        (comparison,) = summary["cells"]["base"]["comparisons"]
+        assert (comparison["arm"], comparison["reference"], comparison["seeds"]) == (file.stem, "base", 3)
+        assert comparison["verdict"] in VERDICTS
+        assert comparison["text"] in printed
+        assert file.stem in (tmp_path / "study" / "report.html").read_text()
+        for path in (tmp_path / "study").glob("base/base/*/record.npz"):
+            assert records.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    assert len(records) == 3
+
+
+def reduced(folder: Path) -> str:
+    """A config file that is configs/studies/try.py, smaller."""
+    text = f"""
+from configs.studies import lab
+import runpy
+
+
+def get_config():
+    c = runpy.run_path({str(ROOT / "configs" / "studies" / "try.py")!r})["get_config"]()
+    c.run_dir = {str(folder / "study")!r}
+    c.seeds, c.run.steps = 3, 1
+    c.run.data.prompts_per_step, c.run.data.samples_per_prompt = 2, 4
+    c.run.evaluation.every, c.run.evaluation.problems, c.run.evaluation.samples = 1, 4, 1
+    del c.cells["aligned"]
+    return c
+"""
+    (folder / "small.py").write_text(text)
+    return str(folder / "small.py")
