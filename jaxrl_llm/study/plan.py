@@ -13,6 +13,7 @@ from jaxrl_llm import config as configs
 from jaxrl_llm.study import records
 from jaxrl_llm.study.arms import Arm, Cell, Comparison, StudySettings, arms_of, cells_of, comparisons_of
 from jaxrl_llm.study.budget import Estimate, estimate
+from jaxrl_llm.study.code import text_of
 from jaxrl_llm.study.records import RunRecord
 from jaxrl_llm.study.tricks import Trick, changes_of, set_values
 from jaxrl_llm.training.settings import Settings
@@ -40,10 +41,11 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What all seeds of an arm in a cell share: the config as plain values, and the same as settings."""
+    """What all seeds of an arm in a cell share: the config as plain values and as settings, and the code of tricks."""
 
     config: dict[str, Any]
     settings: Settings
+    code: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class Study:
 
     def hash_of(self, cell: str, arm: str, seed: int) -> str:
         """What a record of this run must hold, see :func:`jaxrl_llm.study.records.config_hash`."""
-        return records.config_hash(self._plain(cell, arm, seed))
+        return records.config_hash(self._plain(cell, arm, seed), self._run(cell, arm).code)
 
     def jobs(self) -> list[Job]:
         """Every run, in an order in which whole comparisons exist after the first seed: by seed, cell, arm."""
@@ -135,13 +137,13 @@ def _runs_of(study: str, base: Mapping[str, Any], cell: Cell, arms: Iterable[Arm
             config = set_values(in_cell, changes)
             settings = configs.parse(config)
             configs.check(settings, devices=None)
-            code = next((trick.name for trick in arm.tricks if trick.transform), None)
+            code = "".join(text_of(trick.transform) for trick in arm.tricks if trick.transform)
             twin = seen.setdefault((settings, code), arm.name)
             if twin != arm.name:
                 raise ValueError(f"its config is that of arm {twin}: its tricks change nothing here")
         except ValueError as error:
             raise ValueError(f"study {study}, cell {cell.name}, arm {arm.name}: {error}") from None
-        runs[cell.name, arm.name] = Run(config, settings)
+        runs[cell.name, arm.name] = Run(config, settings, code)
     return runs
 
 

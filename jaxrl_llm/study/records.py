@@ -61,10 +61,13 @@ def failure(cell: str, arm: str, seed: int, reason: str, *, seconds: float, conf
     )
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Sixteen digits that name a run's config, as plain values; ``run_dir``, which moves nothing, is left out."""
+def config_hash(config: Mapping[str, Any], code: str = "") -> str:
+    """Sixteen digits that name a run's config, as plain values, and the code of its tricks.
+
+    ``run_dir``, which moves nothing, is left out.
+    """
     values = {key: value for key, value in config.items() if key != "run_dir"}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256((json.dumps(values, sort_keys=True) + code).encode()).hexdigest()[:16]
 
 
 def run_folder(folder: str | Path, cell: str, arm: str, seed: int) -> Path:

@@ -187,6 +187,38 @@ def test_a_trick_that_is_code_is_an_arm_of_its_own(tmp_path):
     assert [arm.name for arm in study.arms] == ["base", "code"]
 
 
+CODE = """
+import functools
+FACTOR = {factor}
+
+def times(x):
+    return {body} * x
+
+def transform(batch):
+    return FACTOR * times(batch)
+"""
+
+
+def test_a_record_is_that_of_the_code_of_a_trick_too(tmp_path):
+    """The function itself, what it calls and reads, and nothing else of the study's file."""
+
+    def hash_of(factor: str = "2", body: str = "3", transform: str = "transform", seeds: int = 2) -> str:
+        path = write(tmp_path, f"c.seeds = {seeds}\nc.tricks = (Trick('code', {{}}, transform={transform}),)")
+        path.write_text(CODE.format(factor=factor, body=body) + path.read_text())
+        return plan.load(path).hash_of("easy", "code", 0)
+
+    hashes = [
+        hash_of(),
+        hash_of(factor="20"),
+        hash_of(body="30"),
+        hash_of(transform="times"),
+        hash_of(transform="functools.partial(transform, 1)"),
+        load(tmp_path).hash_of("easy", "base", 0),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert hash_of(seeds=3) == hashes[0]
+
+
 def test_runs_without_a_record_are_missing_and_a_record_of_another_config_is_refused(tmp_path):
     study = load(tmp_path, "", f"run_dir={tmp_path}/out")
     jobs = study.jobs()
