@@ -149,8 +149,7 @@ def _print_plan(study: Study) -> None:
         print(_line("arm", arm.name, changes, *(f"code of {t.name}" for t in arm.tricks if t.transform)))
     ended = [record.seconds for record in study.records() if not record.failed]
     print(estimate(study, seconds_a_run=statistics.fmean(ended) if ended else None).text())
-    if ended:
-        print(f"{len(ended)} runs have ended already")
+    print(f"{len(ended)} runs have ended already" if ended else "how long it takes is known when the first runs end")
 
 
 def _line(kind: str, name: str, changes: Mapping[str, Any], *more: str) -> str:
