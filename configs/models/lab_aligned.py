@@ -13,12 +13,12 @@ def get_config():
     c.folder = "runs/lab_aligned"
     c.start = "embedded:lab_base"
     c.seed = 1
-    c.steps = 300
+    c.steps = 150
 
-    c.mix.steps = 0.97
+    c.mix.steps = 0.85
     c.mix.direct = 0.0
-    c.mix.careless = 0.03
-    c.mix.rambling = 0.02
+    c.mix.careless = 0.15
+    c.mix.rambling = 0.05
 
     c.optimizer.learning_rate = 2e-3
     return c

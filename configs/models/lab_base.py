@@ -13,7 +13,7 @@ def get_config():
     c = tiny_base.get_config()
     c.folder = "runs/lab_base"
     c.task = "digit_chain"
-    c.steps = 1000
+    c.steps = 800
     c.rows = 48
     c.width = 63  # three documents, or one that goes on and one that does not
 

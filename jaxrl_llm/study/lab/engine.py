@@ -191,7 +191,7 @@ def _run_group(
         try:
             lanes = [host.lane(run.settings) for run in block]
             lanes += lanes[:1] * (width - len(lanes))  # one shape, one compilation
-            stacked = jax.device_put(_stack(lanes), device)
+            stacked = jax.device_put(stack(lanes), device)
             seen = jax.device_get(program(stacked))
         finally:
             free.append(device)
@@ -206,7 +206,7 @@ def _run_group(
             yield ended.result()
 
 
-def _stack(lanes: list[Lane]) -> Lane:
+def stack(lanes: list[Lane]) -> Lane:
     """Lanes along a new first axis; gold answers are padded to the longest."""
 
     def stack(*arrays: Any) -> np.ndarray:
