@@ -2,7 +2,7 @@
 
     python -m tests.oracles.coverage
 
-prints the tables of docs/statistics.md (about two minutes on one core).
+prints the tables of docs/statistics.md (two minutes of one core).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def test_the_interval_of_new_seeds_alone_misses_new_problems_and_the_other_does_
 def test_the_bootstrap_over_seeds_and_problems_holds_the_truth_nearly_as_often():
     generator = np.random.default_rng(16)
     values = coverage.differences(coverage.POPULATIONS["skewed (exponential)"], generator, 200, 16, 0.1)
-    # standard error 1.5 %; the 10,000 studies of docs/statistics.md are within 91 and 96 %
+    # standard error 1.5 %; docs/statistics.md has 90 to 96 %, less with few seeds
     assert 0.90 < coverage.coverage_of_bootstrap(values, resamples=300) < 0.98
 
 
