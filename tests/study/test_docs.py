@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import runpy
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
 from jaxrl_llm import cli
+from jaxrl_llm.study import plan
 from jaxrl_llm.study.arms import StudySettings
 from jaxrl_llm.study.lab import engine
 from jaxrl_llm.study.lab.lanes import LAB_IGNORES
 from jaxrl_llm.study.lab.program import make_program
 from jaxrl_llm.study.words import VERDICTS
 from tests.compilation import quick_jit
+from tests.strategies import step
 from tests.study.evidence import ROOT
 
 PAGE = (ROOT / "docs" / "studies.md").read_text()
@@ -39,32 +46,44 @@ def quick_program(setup):
     return quick_jit(make_program(setup).__wrapped__)  # type: ignore[attr-defined]
 
 
-def test_tricks_of_one_s_own_get_verdicts_by_the_command_of_the_page_and_the_runs_of_the_base_stay(
-    monkeypatch, tmp_path, capsys
-):
+def test_a_trick_of_one_s_own_gets_a_verdict_by_the_command_of_the_page(monkeypatch, tmp_path, capsys):
     """The study of the page with 3 seeds, 1 step and 4 problems, on the base model alone; see `reduced`."""
     monkeypatch.setattr(engine, "make_program", quick_program)
-    config = reduced(tmp_path)
-    assert "jaxrl-llm study run --config configs/studies/try.py --trick docs/tricks/damped_advantages.py" in PAGE
-    records = {}
-    for file in reversed(TRICKS):  # the change of two numbers first: it is a lane of the base's program
-        assert cli.main(["study", "run", "--config", config, "--trick", str(file)]) == 0
-        printed, summary = capsys.readouterr().out, json.loads((tmp_path / "study" / "summary.json").read_text())
-        (comparison,) = summary["cells"]["base"]["comparisons"]
-        assert (comparison["arm"], comparison["reference"], comparison["seeds"]) == (file.stem, "base", 3)
-        assert comparison["verdict"] in VERDICTS
-        assert comparison["text"] in printed
-        assert file.stem in (tmp_path / "study" / "report.html").read_text()
-        for path in (tmp_path / "study").glob("base/base/*/record.npz"):
-            assert records.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
-    assert len(records) == 3
+    file = ROOT / "docs" / "tricks" / "wider_clip.py"  # two numbers: a lane of the base's program
+    assert cli.main(["study", "run", "--config", reduced(tmp_path), "--trick", str(file)]) == 0
+    printed, summary = capsys.readouterr().out, json.loads((tmp_path / "study" / "summary.json").read_text())
+    (comparison,) = summary["cells"]["base"]["comparisons"]
+    assert (comparison["arm"], comparison["reference"], comparison["seeds"]) == ("wider_clip", "base", 3)
+    assert comparison["verdict"] in VERDICTS
+    assert comparison["text"] in printed
+    assert "wider_clip" in (tmp_path / "study" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("file", TRICKS, ids=lambda file: file.stem)
+def test_every_trick_of_the_page_is_an_arm_of_the_whole_study_of_16_seeds_on_two_models(file):
+    assert f"jaxrl-llm study run --config configs/studies/try.py --trick docs/tricks/{TRICKS[0].name}" in PAGE
+    study = plan.load(ROOT / "configs" / "studies" / "try.py", tricks=[runpy.run_path(str(file))["TRICK"]])
+    assert [arm.name for arm in study.arms] == ["base", file.stem]
+    assert [cell.name for cell in study.cells] == ["base", "aligned"]
+    assert len(study.seeds) == 16
+
+
+def test_the_code_of_the_page_damps_advantages_and_touches_nothing_else():
+    """That the lab applies it: tests/study/test_lab.py."""
+    trick = runpy.run_path(str(ROOT / "docs" / "tricks" / "damped_advantages.py"))["TRICK"]
+    values = np.array([[4.0, -0.25], [0.0, 9.0]], np.float32)
+    batch = step(0).train_batch(np.ones((2, 2), bool), jnp.asarray(values))
+    damped = trick.transform(batch)
+    np.testing.assert_array_equal(damped.advantages, [[2.0, -0.5], [0.0, 3.0]])
+    assert dataclasses.replace(damped, advantages=batch.advantages) == batch
 
 
 def reduced(folder: Path) -> str:
     """A config file that is configs/studies/try.py, smaller."""
     text = f"""
-from configs.studies import lab
 import runpy
+
+from configs.studies import lab
 
 
 def get_config():
