@@ -72,6 +72,7 @@ WITHOUT_JAX = (
     "study.statistics",
     "study.summary",
     "study.budget",
+    "study.code",
     "study.claims",
     "study.queue",
     "study.workers",
