@@ -30,13 +30,13 @@ def command(folder: Path) -> list[str]:
 
 
 def _main(folder: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import jax
 
     from jaxrl_llm import config as configs
     from jaxrl_llm.report.run import write
     from jaxrl_llm.training.loop import train
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     config = json.loads((folder / "config.json").read_text()) | {"run_dir": str(folder)}
     settings = configs.parse(config)
     configs.check(settings, devices=jax.device_count())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from jaxrl_llm import cli
-from jaxrl_llm.study import job, records
+from jaxrl_llm.study import job, records, workers
 from jaxrl_llm.study.summary import load_summary
 from tests.study.test_workers import FAKE, config_file, starts
 
@@ -70,6 +71,16 @@ def test_a_failed_run_is_named_and_the_exit_code_says_so(file, capsys):
     assert cli.main(["study", "run", "--config", str(file), "--config.seeds=2"]) == 1
     assert "failed: one/lower seed 0: no luck with seed 0" in capsys.readouterr().out
     assert (folder / "report.html").is_file()
+
+
+def test_a_study_that_a_signal_has_stopped_says_how_far_it_came_and_compares_nothing(file, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise workers.StoppedError(signal.SIGTERM, 2, 6)
+
+    monkeypatch.setattr(workers, "run", stopped)
+    assert cli.main(["study", "run", "--config", str(file)]) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM with 2 of 6 runs done" in capsys.readouterr().out
+    assert not (file.parent / "study" / "summary.json").exists()
 
 
 def test_a_worker_that_has_done_its_share_waits_for_no_other_and_compares_nothing(file, capsys):
