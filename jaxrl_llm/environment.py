@@ -14,10 +14,12 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _TUNABLES = "GLIBC_TUNABLES"
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
-# How glibc should keep the large blocks that XLA asks for at every step on a CPU: from the heap, in huge pages, never
+# How glibc should keep the large blocks that XLA asks for at every step on a CPU: from one heap, in huge pages, never
 # handed back in between. As it comes, a third of a step goes into faulting its memory in again (benchmarks/cpu.py).
+# With an arena a thread, each keeps a copy of the sampling layout for itself. The temporaries of a large program, one
+# block of more than 1 GiB, seldom find a hole in the heap: they come from the kernel and go back to it.
 MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1073741824:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 )
 
