@@ -54,7 +54,8 @@ def attention() -> None:
 
     from jaxrl_llm.models import hub
     from jaxrl_llm.models.attention import by_lanes
-    from jaxrl_llm.models.layers import Attention, rotary_angles
+    from jaxrl_llm.models.layers import Attention
+    from jaxrl_llm.models.rotary import rotary_angles
 
     config = hub.load_config(hub.resolve("embedded:tiny"))
     module = Attention(config, jnp.dtype(jnp.float32))

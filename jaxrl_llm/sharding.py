@@ -28,6 +28,8 @@ RULES: dict[str, str | None] = {
     "head": None,
     "mlp": "tensor",
     "norm": None,
+    "qkv": None,
+    "positions": None,
 }
 
 

@@ -17,18 +17,21 @@ from jaxrl_llm.types import Array
 
 # Values of `model.attention` beside "auto", and what each needs.
 NEEDS = {
-    "splash": "a TPU and heads of a multiple of 64",
-    "cudnn": "a GPU, model.dtype = 'bfloat16' and heads of a multiple of 8 up to 128",
+    "splash": "a TPU, heads of a multiple of 64, no windows and no caps of scores",
+    "cudnn": "a GPU, model.dtype = 'bfloat16', heads of a multiple of 8 up to 128, no windows and no caps of scores",
     "xla": "nothing",
 }
 
 
-def implementation(choice: str, dtype: jnp.dtype, head_size: int, *, platform: str | None = None) -> str:
+def implementation(
+    choice: str, dtype: jnp.dtype, head_size: int, *, plain: bool = True, platform: str | None = None
+) -> str:
     """What ``choice`` means where the program will run.
 
     "auto" is the first of NEEDS that has what it needs: the kernel of the platform, or else xla.
 
     Args:
+      plain: see ``plain_attention`` of :class:`~jaxrl_llm.models.architecture.ModelConfig`.
       platform: as JAX names it; None: of the mesh that is set, or the default device.
 
     Raises:
@@ -40,15 +43,16 @@ def implementation(choice: str, dtype: jnp.dtype, head_size: int, *, platform: s
         device = jax.sharding.get_abstract_mesh().abstract_device
         platform = jax.default_backend() if device is None else device.platform
     can = {
-        "splash": platform == "tpu" and head_size % 64 == 0,
-        "cudnn": platform == "gpu" and dtype == jnp.bfloat16 and head_size % 8 == 0 and head_size <= 128,
+        "splash": plain and platform == "tpu" and head_size % 64 == 0,
+        "cudnn": plain and platform == "gpu" and dtype == jnp.bfloat16 and head_size % 8 == 0 and head_size <= 128,
         "xla": True,
     }
     if choice == "auto":
         return next(name for name in can if can[name])
     if not can[choice]:
         raise ValueError(
-            f"model.attention = {choice!r} in {jnp.dtype(dtype).name} on {platform}, with heads of {head_size}: "
+            f"model.attention = {choice!r} in {jnp.dtype(dtype).name} on {platform}, with heads of {head_size}"
+            f"{'' if plain else ', and windows or a cap of scores'}: "
             f"expected {NEEDS[choice]}, or another choice"
         )
     return choice
@@ -64,31 +68,44 @@ def attend(
     lanes: int = 1,
     segments_per_lane: int = 1,
     choice: str = "auto",
+    cap: float | None = None,
+    span: tuple[Array, Array] | None = None,
 ) -> Array:
     """:func:`~jaxrl_llm.models.attention.by_lanes`, by any implementation, wherever rows, columns and heads lie.
 
     Args:
-      query, key, value, segments, prompt, lanes: as of ``by_lanes``.
+      query, key, value, segments, prompt, lanes, cap, span: as of ``by_lanes``.
       segments_per_lane: see :func:`~jaxrl_llm.models.kernels.splash`.
       choice: see :func:`implementation`.
 
     Raises:
       ValueError: as :func:`implementation`, or the mesh axis `sequence` does not divide columns or heads.
     """
-    local: Callable[..., Array] = functools.partial(by_lanes, prompt=prompt, lanes=lanes)
-    name = implementation(choice, query.dtype, query.shape[-1])
+
+    def in_products(query: Array, key: Array, value: Array, segments: Array, *span: Array) -> Array:
+        both = (span[0], span[1]) if span else None
+        return by_lanes(query, key, value, segments, prompt=prompt, lanes=lanes, cap=cap, span=both)
+
+    local: Callable[..., Array] = in_products
+    name = implementation(choice, query.dtype, query.shape[-1], plain=cap is None and span is None)
     if name == "splash":
         local = functools.partial(kernels.splash, prompt=prompt, lanes=lanes, segments_per_lane=segments_per_lane)
     elif name == "cudnn":
         local = functools.partial(kernels.cudnn, prompt=prompt, lanes=lanes)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or (name == "xla" and mesh.shape["sequence"] == 1):  # XLA splits its own products by itself
-        return local(query, key, value, segments)
-    return on_mesh(local, mesh, query, key, value, segments)
+        return local(query, key, value, segments, *(span or ()))
+    return on_mesh(local, mesh, query, key, value, segments, *(span or ()))
 
 
 def on_mesh(
-    local: Callable[..., Array], mesh: AbstractMesh, query: Array, key: Array, value: Array, segments: Array
+    local: Callable[..., Array],
+    mesh: AbstractMesh,
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array,
+    *span: Array,
 ) -> Array:
     """``local`` on every device, for whole rows and some of the heads.
 
@@ -112,11 +129,11 @@ def on_mesh(
     query = query.reshape(rows, width, kv_heads * copies, group // copies, size)
     key, value = (jnp.repeat(x, copies, axis=2) for x in (key, value))
 
-    def exchange(query: Array, key: Array, value: Array, segments: Array) -> Array:
+    def exchange(query: Array, key: Array, value: Array, *of_rows: Array) -> Array:
         if columns == 1:
-            return local(query, key, value, segments)
+            return local(query, key, value, *of_rows)
         whole = functools.partial(jax.lax.all_to_all, axis_name="sequence", split_axis=2, concat_axis=1, tiled=True)
-        heads = local(whole(query), whole(key), whole(value), segments)
+        heads = local(whole(query), whole(key), whole(value), *of_rows)
         return jax.lax.all_to_all(heads, "sequence", split_axis=1, concat_axis=2, tiled=True)
 
     of_rows = ROW_AXES if rows % row_devices(mesh) == 0 else None
@@ -124,8 +141,8 @@ def on_mesh(
     out = jax.shard_map(
         exchange,
         mesh=mesh,
-        in_specs=(tokens, tokens, tokens, PartitionSpec(of_rows)),
+        in_specs=(tokens, tokens, tokens, *(PartitionSpec(of_rows) for _ in (segments, *span))),
         out_specs=tokens,
         check_vma=False,  # kernels do not say along which axes their results differ
-    )(query, key, value, segments)
+    )(query, key, value, segments, *span)
     return out.reshape(rows, width, kv_heads, group, size)

@@ -17,7 +17,17 @@ BLOCK = 128
 _HIDDEN = jnp.finfo(jnp.float32).min
 
 
-def by_lanes(query: Array, key: Array, value: Array, segments: Array, *, prompt: int = 0, lanes: int = 1) -> Array:
+def by_lanes(
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array,
+    *,
+    prompt: int = 0,
+    lanes: int = 1,
+    cap: float | None = None,
+    span: tuple[Array, Array] | None = None,
+) -> Array:
     """softmax(q · k) v over the keys that a token sees, the softmax in float32.
 
     Args:
@@ -27,6 +37,8 @@ def by_lanes(query: Array, key: Array, value: Array, segments: Array, *, prompt:
       segments: int32 [B, S]; 0 is padding.
       prompt: columns of the prompt that the lanes share.
       lanes: that the other columns are cut into.
+      cap: see :func:`soft_cap`.
+      span: int32 [B, S] twice: the position of each token, and the first position that it sees; None: it sees all.
 
     Returns:
       [B, S, K, N / K, H], in the dtype of ``value``.
@@ -40,12 +52,22 @@ def by_lanes(query: Array, key: Array, value: Array, segments: Array, *, prompt:
     def cut(start: int, end: int, lanes: int) -> tuple[Array, Array, Array]:
         return tuple(_cut(x[:, start:end], lanes) for x in (query, key, value))  # type: ignore[return-value]
 
-    of_lanes = segments[:, prompt:].reshape(-1, lanes, (width - prompt) // lanes)
+    def lanes_of(x: Array) -> Array:
+        return x[:, prompt:].reshape(-1, lanes, (width - prompt) // lanes)
+
+    of_lanes, span_of_lanes = lanes_of(segments), None if span is None else (lanes_of(span[0]), lanes_of(span[1]))
     if not prompt:
-        return _join(_causal(*cut(0, width, lanes), of_lanes, None))
+        return _join(_causal(*cut(0, width, lanes), of_lanes, None, cap, span_of_lanes))
     of_prompt, (first, keys, values) = segments[:, None, :prompt], cut(0, prompt, 1)
-    shared = keys[:, :, 0], values[:, :, 0], of_prompt[:, 0] != 0
-    parts = _causal(first, keys, values, of_prompt, None), _causal(*cut(prompt, width, lanes), of_lanes, shared)
+    shared, span_of_prompt = (keys[:, :, 0], values[:, :, 0], of_prompt[:, 0] != 0), None
+    if span is not None and span_of_lanes is not None:
+        span_of_prompt = span[0][:, None, :prompt], span[1][:, None, :prompt]
+        near = span_of_lanes[1][..., None] <= span_of_prompt[0][:, :, None]
+        shared = *shared[:2], shared[2][:, None, None] & near
+    parts = (
+        _causal(first, keys, values, of_prompt, None, cap, span_of_prompt),
+        _causal(*cut(prompt, width, lanes), of_lanes, shared, cap, span_of_lanes),
+    )
     return jnp.concatenate([_join(part) for part in parts], axis=1)
 
 
@@ -53,6 +75,11 @@ def sees(segment: Array, other: Array) -> Array:
     """bool: whether tokens of ``segment`` see those of ``other`` before them: of their own, and of its trunk."""
     trunk = segment & -BRANCHES
     return (segment == other) | ((trunk == other) & (trunk != 0))
+
+
+def soft_cap(scores: Array, cap: float | None) -> Array:
+    """cap · tanh(scores / cap); None: the scores themselves (Gemma 2, 2024, arXiv 2408.00118)."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
 def check_lanes(width: int, prompt: int, lanes: int) -> None:
@@ -74,7 +101,13 @@ def _join(x: Array) -> Array:
 
 
 def _causal(
-    query: Array, key: Array, value: Array, segments: Array, shared: tuple[Array, Array, Array] | None
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array,
+    shared: tuple[Array, Array, Array] | None,
+    cap: float | None,
+    span: tuple[Array, Array] | None,
 ) -> Array:
     """Attention of every lane to itself and to what the lanes of its row share.
 
@@ -82,7 +115,9 @@ def _causal(
       query: [B, K, L, G, W, H].
       key: [B, K, L, W, H], and so is ``value``.
       segments: [B, L, W].
-      shared: keys and values [B, K, Q, H] that every lane sees where a bool [B, Q] is True; None: nothing.
+      shared: keys and values [B, K, Q, H] of the prompt, and a bool [B, Q] or [B, L, W, Q]: what of them every token of
+        the lanes sees, or each of them; None: nothing.
+      span: as of ``by_lanes``, [B, L, W] twice.
     """
     width, columns = query.shape[-2], jnp.arange(query.shape[-2])
     blocks = []
@@ -90,12 +125,23 @@ def _causal(
         end = min(start + BLOCK, width)
         seen = sees(segments[:, :, start:end, None], segments[:, :, None, :end])
         seen &= columns[start:end, None] >= columns[:end]
-        keys, values = key[:, :, :, :end], value[:, :, :, :end]
-        blocks.append(_block(query[..., start:end, :], keys, values, seen, shared))
+        if span is not None:
+            seen &= span[1][:, :, start:end, None] <= span[0][:, :, None, :end]
+        keys, values, part = key[:, :, :, :end], value[:, :, :, :end], shared
+        if shared is not None and shared[2].ndim > 2:
+            part = *shared[:2], shared[2][:, :, start:end]
+        blocks.append(_block(query[..., start:end, :], keys, values, seen, part, cap))
     return jnp.concatenate(blocks, axis=-2)
 
 
-def _block(query: Array, key: Array, value: Array, seen: Array, shared: tuple[Array, Array, Array] | None) -> Array:
+def _block(
+    query: Array,
+    key: Array,
+    value: Array,
+    seen: Array,
+    shared: tuple[Array, Array, Array] | None,
+    cap: float | None,
+) -> Array:
     """Queries [B, K, L, G, W, H] over keys [B, K, L, S, H] where ``seen`` [B, L, W, S], and over ``shared``.
 
     The two parts of the softmax have one maximum and one sum; sum and product are taken apart, which spares a copy of
@@ -108,12 +154,14 @@ def _block(query: Array, key: Array, value: Array, seen: Array, shared: tuple[Ar
 
     # Queries of a group are further rows of one product a key/value head, and for what is shared, so are the lanes.
     of_lane = query.reshape(rows, kv_heads, lanes, group * width, size)
-    scores = jnp.where(seen[:, None, :, None], product("bklqh,bklsh->bklqs", of_lane, key), _HIDDEN)
+    seen = seen[:, None, :, None]
+    scores = jnp.where(seen, soft_cap(product("bklqh,bklsh->bklqs", of_lane, key), cap), _HIDDEN)
     highest = scores.max(axis=-1, keepdims=True)
     on_shared = None
     if shared is not None:
-        of_row, visible = query.reshape(rows, kv_heads, -1, size), shared[2][:, None, None, None, None]
-        on_shared = jnp.where(visible, product("bkqh,bksh->bkqs", of_row, shared[0]), _HIDDEN)
+        of_row, visible = query.reshape(rows, kv_heads, -1, size), shared[2]
+        visible = visible[:, None, None, None, None] if visible.ndim == 2 else visible[:, None, :, None]
+        on_shared = jnp.where(visible, soft_cap(product("bkqh,bksh->bkqs", of_row, shared[0]), cap), _HIDDEN)
         highest = jnp.maximum(highest, on_shared.max(axis=-1, keepdims=True))
     highest = jax.lax.stop_gradient(highest)  # what is subtracted changes no softmax
     shares = jnp.exp(scores - highest)

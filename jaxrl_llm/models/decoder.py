@@ -16,8 +16,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.models import weights
-from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.layers import KERNEL_INIT, PROJECTED, Layer, RMSNorm, rotary_angles
+from jaxrl_llm.models.architecture import ModelConfig
+from jaxrl_llm.models.attention import soft_cap
+from jaxrl_llm.models.layers import KERNEL_INIT, PROJECTED, Kind, Layer, norm
+from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
 from jaxrl_llm.types import Array, KVCache, Model, Params
 
@@ -37,18 +39,52 @@ _GATHERED = "gathered weights"
 # A scan stores what the backward pass needs in stacked arrays, a copy a layer; a shallow decoder is unrolled instead.
 UNROLLED_LAYERS = 8
 
-_SCALE = (jax.tree_util.DictKey("scale"),)
+# Of a layer that has no window where others have one, as a number that a scan can carry.
+_NO_WINDOW = 1 << 30
 
 
 class Embedding(nn.Module):
-    """The table [V, D], as a module so that its path is `embed/embedding`."""
+    """The table [V, D], or that of positions, as a module so that its path is `embed/embedding`."""
 
     config: ModelConfig
+    entries: int
 
     @nn.compact
     def __call__(self) -> Array:
-        shape = (self.config.vocab_size, self.config.width)
+        shape = (self.entries, self.config.width)
         return self.param("embedding", nn.initializers.normal(0.02), shape, jnp.float32)
+
+
+def _embed(config: ModelConfig, of_tokens: Array, of_positions: Array | None) -> Array:
+    """What the first layer receives, from rows of the two tables."""
+    if config.scaled_embedding:
+        of_tokens = of_tokens * jnp.asarray(config.width**0.5, of_tokens.dtype)  # rounded, as the model was trained
+    return of_tokens if of_positions is None else of_tokens + of_positions
+
+
+def embedded(config: ModelConfig, prepared: Params, tokens: Array, positions: Array) -> Array:
+    """What the first layer receives, from the sampling layout of the parameters."""
+    of_positions = prepared["positions"][positions] if config.learned_positions else None
+    return _embed(config, prepared["embedding"][tokens], of_positions)
+
+
+def layer_kinds(config: ModelConfig) -> list[Kind]:
+    """Of each layer; all alike where the architecture makes no difference."""
+    ropes = config.ropes
+    return [
+        Kind(config.window_of(layer), ropes.index(config.rope_of(layer)) if len(ropes) > 1 else None)
+        for layer in range(config.layers)
+    ]
+
+
+def _stacked_kinds(config: ModelConfig) -> Kind:
+    """As arrays [L] for a scan."""
+    windows, ropes = zip(*layer_kinds(config), strict=True)
+    numbers = [_NO_WINDOW if window is None else window for window in windows]
+    return Kind(
+        None if config.window is None else jnp.array(numbers, jnp.int32),
+        None if ropes[0] is None else jnp.array(ropes, jnp.int32),
+    )
 
 
 class Decoder(nn.Module):
@@ -69,7 +105,11 @@ class Decoder(nn.Module):
     ) -> Array:
         """Hidden states [B, S, D] after the final norm; arguments as in :class:`types.Model`."""
         c = self.config
-        x = constrain_tokens(Embedding(c, name="embed")().astype(self.dtype)[tokens])
+        x, of_positions = Embedding(c, c.vocab_size, name="embed")().astype(self.dtype)[tokens], None
+        if c.learned_positions:
+            table = Embedding(c, c.max_positions, name="positions")()
+            of_positions = table.astype(self.dtype)[positions]
+        x, of_rows = constrain_tokens(_embed(c, x, of_positions)), None if c.window is None else positions
         if column_devices(jax.sharding.get_abstract_mesh()) == 1:
             x, positions = x.reshape(-1, c.width), positions.ravel()
         layer, policy, mesh = Layer, REMAT_POLICIES[self.remat], jax.sharding.get_abstract_mesh()
@@ -83,14 +123,14 @@ class Decoder(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=c.layers,
-            in_axes=nn.broadcast,  # type: ignore[arg-type]
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
-        of_rows = layers(c, self.dtype, self.attention, prompt, lanes, segments_per_lane, name="layers")
-        x, _ = of_rows(x, rotary_angles(c, positions), segments)
+        run = layers(c, self.dtype, self.attention, prompt, lanes, segments_per_lane, name="layers")
+        x, _ = run(x, rotary_angles(c, positions), segments, of_rows, _stacked_kinds(c))
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
-        return RMSNorm(c.norm_epsilon, name="final_norm")(x).reshape(*tokens.shape, c.width)
+        return norm(c, "final_norm")(x).reshape(*tokens.shape, c.width)
 
 
 def _gather(config: ModelConfig, dtype: jnp.dtype, mesh: AbstractMesh, variables: Params) -> Params:
@@ -100,7 +140,7 @@ def _gather(config: ModelConfig, dtype: jnp.dtype, mesh: AbstractMesh, variables
     """
 
     def whole(weight: weights.Weight, x: Array) -> Array:
-        if weight.path[-1] == "scale":  # norms compute in float32 and are not split
+        if weight.of_norm:  # norms compute in float32 and are not split
             return x
         axes, shape = weight.axes[1:], weight.shape[1:]
         gathered = _reshard(spec(axes, shape, mesh), spec(axes, shape, mesh, whole=("fsdp",)), x.astype(dtype))
@@ -150,7 +190,8 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
     dtype = jnp.dtype(dtype)
     decoder = Decoder(config, dtype, remat, attention)
     layer = Layer(config, dtype)
-    norm = RMSNorm(config.norm_epsilon)
+    kinds = layer_kinds(config)
+    final_norm = norm(config)
 
     def init(key: Array) -> Params:
         probe = jnp.zeros((1, column_devices(jax.sharding.get_abstract_mesh())), jnp.int32)
@@ -173,30 +214,36 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
 
     def unembed(params: Params, hidden: Array) -> Array:
         kernel, form = (params["embed"]["embedding"], "vd") if config.tied else (params["head"]["kernel"], "dv")
-        return jnp.einsum(f"...d,{form}->...v", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        kernel = kernel.astype(hidden.dtype)
+        logits = jnp.einsum(f"...d,{form}->...v", hidden, kernel, preferred_element_type=jnp.float32)
+        return soft_cap(logits, config.logit_cap)
 
     def prepare(params: Params) -> Params:
-        def cast(tree: Any) -> Any:  # norms compute in float32, so their scales stay
-            return jax.tree.map_with_path(lambda path, x: x if path[-1:] == _SCALE else x.astype(dtype), tree)
+        def cast(tree: Any) -> Any:  # norms compute in float32, so their weights stay
+            return jax.tree.map_with_path(lambda path, x: x if weights.of_norm(path) else x.astype(dtype), tree)
 
         embedding = params["embed"]["embedding"]
-        return {
+        prepared = {
             "embedding": cast(embedding),
             "layers": tuple(cast(jax.tree.map(operator.itemgetter(i), params["layers"])) for i in range(config.layers)),
             "final_norm": params["final_norm"],
             "head": cast(embedding.T if config.tied else params["head"]["kernel"]),
         }
+        return prepared | ({"positions": cast(params["positions"]["embedding"])} if config.learned_positions else {})
 
     def prefill(prepared: Params, tokens: Array, length: Array) -> tuple[Array, KVCache]:
         positions, segments = _length_segments(tokens.shape[1], length)
-        x, angles = prepared["embedding"][tokens.ravel()], rotary_angles(config, positions.ravel())
+        x, angles = (
+            embedded(config, prepared, tokens.ravel(), positions.ravel()),
+            rotary_angles(config, positions.ravel()),
+        )
         caches = []
-        for layer_params in prepared["layers"]:
-            x, cache = layer.apply({"params": layer_params}, x, angles, segments, method="prefill")
+        for layer_params, kind in zip(prepared["layers"], kinds, strict=True):
+            x, cache = layer.apply({"params": layer_params}, x, angles, segments, positions, kind, method="prefill")
             caches.append(cache)
         last = x[jnp.arange(len(length)) * tokens.shape[1] + length - 1]
         keys, values = zip(*caches, strict=True)
-        return norm.apply({"params": prepared["final_norm"]}, last), KVCache(keys, values)  # type: ignore[return-value]
+        return final_norm.apply({"params": prepared["final_norm"]}, last), KVCache(keys, values)  # type: ignore[return-value]
 
     def decode(
         prepared: Params,
@@ -207,21 +254,28 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         cache: KVCache,
         column: Array,
     ) -> tuple[Array, KVCache]:
-        x, angles = prepared["embedding"][token], rotary_angles(config, position)
-        prompt_mask = jnp.arange(prompt.keys[0].shape[-1]) < prompt_length[:, None]
+        x, angles = embedded(config, prepared, token, position), rotary_angles(config, position)
+        columns = jnp.arange(prompt.keys[0].shape[-1])
+        prompt_mask = columns < prompt_length[:, None]
+        near = prompt_mask  # what layers with a window see of it
+        if config.window is not None:
+            near = jnp.repeat(prompt_mask, len(token) // len(prompt_length), axis=0)
+            near &= position[:, None] - columns < config.window
         keys, values = [], []
         for i, layer_params in enumerate(prepared["layers"]):
             of_prompt, own = (prompt.keys[i], prompt.values[i]), (cache.keys[i], cache.values[i])
+            mask = prompt_mask if kinds[i].window is None else near
             x, (key, value) = layer.apply(
-                {"params": layer_params}, x, angles, of_prompt, own, prompt_mask, column, method="decode"
+                {"params": layer_params}, x, angles, of_prompt, own, mask, column, kind=kinds[i], method="decode"
             )
             keys.append(key)
             values.append(value)
-        hidden = norm.apply({"params": prepared["final_norm"]}, x)
+        hidden = final_norm.apply({"params": prepared["final_norm"]}, x)
         return hidden, KVCache(tuple(keys), tuple(values))  # type: ignore[return-value]
 
     def unembed_prepared(prepared: Params, hidden: Array) -> Array:
-        return jnp.einsum("...d,dv->...v", hidden, prepared["head"], preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,dv->...v", hidden, prepared["head"], preferred_element_type=jnp.float32)
+        return soft_cap(logits, config.logit_cap)
 
     def empty_cache(rows: int, width: int) -> KVCache:
         key = jnp.zeros((rows, config.kv_heads, config.head_size, width), dtype)
@@ -238,9 +292,10 @@ def prepared_shardings(config: ModelConfig, mesh: Mesh) -> Params:
         return NamedSharding(mesh, spec(axes, shape, mesh, whole=("fsdp",)))
 
     layers = weights.tree(config, lambda w: placed(w.axes[1:], w.shape[1:]) if w.stacked else placed(w.axes, w.shape))
-    return {
+    prepared = {
         "embedding": layers["embed"]["embedding"],
         "layers": (layers["layers"],) * config.layers,
         "final_norm": layers["final_norm"],
         "head": placed(("embed", "vocab"), (config.width, config.vocab_size)),
     }
+    return prepared | ({"positions": layers["positions"]["embedding"]} if config.learned_positions else {})

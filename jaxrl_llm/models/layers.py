@@ -1,4 +1,4 @@
-"""The parts of a decoder layer, as Linen modules: RMS norm, rotary embedding, grouped-query attention, gated MLP.
+"""The parts of a decoder layer, as Linen modules: norms, grouped-query attention, MLP.
 
 A layer has three entrances: the full sequence (scoring, update), the prompt (which also returns keys and values), and
 one decode step over a group-shared prompt cache and each row's own cache. It takes tokens flat, [B · S, D]: the weight
@@ -10,17 +10,18 @@ split over devices, which one merged axis cannot be along with rows, tokens are 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attend import attend
-from jaxrl_llm.models.attention import by_lanes
-from jaxrl_llm.models.config import Llama3RopeScaling, ModelConfig
+from jaxrl_llm.models.attention import by_lanes, soft_cap
+from jaxrl_llm.models.rotary import Angles, rotate
 from jaxrl_llm.types import Array
 
 PROJECTED = "projections of attention"  # the name of their results, for what the backward pass keeps
@@ -28,46 +29,45 @@ KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class RMSNorm(nn.Module):
-    """x · scale / √(mean(x²) + ε), the mean in float32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
+    """x · scale / √(mean(x²) + ε), the mean in float32 (Zhang and Sennrich, 2019, arXiv 1910.07467).
+
+    Attributes:
+      offset: multiply by 1 + scale in place of scale.
+    """
+
+    epsilon: float
+    offset: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.zeros if self.offset else nn.initializers.ones
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        scale = 1.0 + scale if self.offset else scale
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return (wide * scale).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) · scale / √(var(x) + ε) + bias, the moments in float32 (Ba et al., 2016, arXiv 1607.06450)."""
 
     epsilon: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return (wide * scale).astype(x.dtype)
+        wide -= jnp.mean(wide, axis=-1, keepdims=True)
+        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return (wide * scale + bias).astype(x.dtype)
 
 
-def rotary_frequencies(config: ModelConfig) -> Array:
-    """Angles per position, float32 [H / 2]: θ^(-2i/H), with Llama 3's scaling of low frequencies where configured."""
-    half = config.head_size // 2
-    frequencies = 1.0 / config.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    if config.rope_scaling is None:
-        return frequencies
-    return _llama3_frequencies(frequencies, config.rope_scaling)
-
-
-def _llama3_frequencies(frequencies: Array, scaling: Llama3RopeScaling) -> Array:
-    """Wavelengths beyond the original context are stretched by `factor`, short ones kept, those between blended."""
-    turns = scaling.original_max_positions * frequencies / (2 * math.pi)  # full turns within the original context
-    blend = (turns - scaling.low_frequency_factor) / (scaling.high_frequency_factor - scaling.low_frequency_factor)
-    blend = jnp.clip(blend, 0.0, 1.0)
-    return frequencies * (blend + (1.0 - blend) / scaling.factor)
-
-
-def rotary_angles(config: ModelConfig, positions: Array) -> tuple[Array, Array]:
-    """cos and sin, float32 [..., H / 2], for integer positions [...]."""
-    angles = positions[..., None].astype(jnp.float32) * rotary_frequencies(config)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
-    """Rotary embedding of x [..., heads, H]: the two halves of a head are the two coordinates (Su et al., 2021)."""
-    cos, sin = (a[..., None, :] for a in angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+def norm(config: ModelConfig, name: str | None = None) -> RMSNorm | LayerNorm:
+    """The norm that the architecture has everywhere."""
+    if config.layer_norm:
+        return LayerNorm(config.norm_epsilon, name=name)
+    return RMSNorm(config.norm_epsilon, config.norm_offset, name=name)
 
 
 class Attention(nn.Module):
@@ -77,22 +77,40 @@ class Attention(nn.Module):
     def setup(self):
         c = self.config
 
-        def heads(count: int) -> nn.DenseGeneral:
-            return nn.DenseGeneral((count, c.head_size), use_bias=c.qkv_bias, dtype=self.dtype, kernel_init=KERNEL_INIT)
+        def heads(*shape: int) -> nn.DenseGeneral:
+            return nn.DenseGeneral(
+                (*shape, c.head_size), use_bias=c.qkv_bias, dtype=self.dtype, kernel_init=KERNEL_INIT
+            )
 
-        self.query, self.key, self.value = heads(c.heads), heads(c.kv_heads), heads(c.kv_heads)
-        self.output = nn.DenseGeneral(c.width, axis=(-2, -1), use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT)
+        if c.fused_qkv:
+            self.qkv = heads(3, c.heads)
+        else:
+            self.query, self.key, self.value = heads(c.heads), heads(c.kv_heads), heads(c.kv_heads)
+        self.output = nn.DenseGeneral(
+            c.width, axis=(-2, -1), use_bias=c.output_bias, dtype=self.dtype, kernel_init=KERNEL_INIT
+        )
         if c.qk_norm:
-            self.query_norm, self.key_norm = RMSNorm(c.norm_epsilon), RMSNorm(c.norm_epsilon)
+            self.query_norm, self.key_norm = norm(c), norm(c)
 
-    def _project(self, x: Array, angles: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        """Queries [..., K, N / K, H], scaled by 1/√H, and keys and values [..., K, H]."""
+    def _project(self, x: Array, angles: Angles | None) -> tuple[Array, Array, Array]:
+        """Queries [..., K, N / K, H], scaled, and keys and values [..., K, H]."""
         c = self.config
-        query, key, value = (checkpoint_name(part(x), PROJECTED) for part in (self.query, self.key, self.value))
+        if c.fused_qkv:
+            query, key, value = jnp.moveaxis(checkpoint_name(self.qkv(x), PROJECTED), -3, 0)
+        else:
+            query, key, value = (checkpoint_name(part(x), PROJECTED) for part in (self.query, self.key, self.value))
         if c.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = rotate(query, angles) * c.head_size**-0.5, rotate(key, angles)
+            query, key = self._normalized(self.query_norm, query), self._normalized(self.key_norm, key)
+        if angles is None:
+            query = query * c.query_scale
+        else:
+            query, key = rotate(query, angles) * c.query_scale, rotate(key, angles)
         return query.reshape(*query.shape[:-2], c.kv_heads, c.heads // c.kv_heads, c.head_size), key, value
+
+    def _normalized(self, norm: Callable[[Array], Array], x: Array) -> Array:
+        if self.config.qk_norm_joint:
+            return norm(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
+        return norm(x)
 
     def _merge(self, heads: Array) -> Array:
         """The output projection of [..., K, N / K, H]."""
@@ -101,7 +119,7 @@ class Attention(nn.Module):
         return checkpoint_name(merged, PROJECTED)
 
     def __call__(
-        self, x: Array, angles: tuple[Array, Array], segments: Array, attend: Callable[..., Array]
+        self, x: Array, angles: Angles | None, segments: Array, attend: Callable[..., Array]
     ) -> tuple[Array, tuple[Array, Array]]:
         """Attention of tokens x [B · S, D] in rows of ``segments`` [B, S]; also keys and values [B, S, K, H]."""
         query, key, value = (
@@ -113,13 +131,17 @@ class Attention(nn.Module):
     def decode(
         self,
         x: Array,
-        angles: tuple[Array, Array],
+        angles: Angles | None,
         prompt: tuple[Array, Array],
         cache: tuple[Array, Array],
         prompt_mask: Array,
         column: Array,
+        window: int | None = None,
     ) -> tuple[Array, tuple[Array, Array]]:
         """One token a row, x [B, D]: attends to its prompt and to its own columns 0 to ``column``.
+
+        Of a ``window`` only the last columns are seen of its own; the mask of the prompt, bool [P, Q] or of each row
+        [B, Q], already says what is seen of that.
 
         The prompt's keys [P, K, H, Q] and values [P, K, Q, H] are read once for the whole group: rows of a group are
         further rows of the same matrix product. The row's own cache is keys [B, K, H, C] and values [B, K, C, H].
@@ -132,14 +154,13 @@ class Attention(nn.Module):
         grouped = query.reshape(prompts, rows // prompts, *query.shape[1:])
         on_prompt = jnp.einsum("prkgh,pkhq->prkgq", grouped, prompt_keys, preferred_element_type=jnp.float32)
         on_own = jnp.einsum("bkgh,bkhc->bkgc", query, keys, preferred_element_type=jnp.float32)
-        mask = jnp.concatenate(
-            [
-                jnp.repeat(prompt_mask, rows // prompts, axis=0),
-                jnp.broadcast_to(jnp.arange(keys.shape[-1]) <= column, (rows, keys.shape[-1])),
-            ],
-            axis=-1,
-        )
+        of_prompt = jnp.repeat(prompt_mask, rows // len(prompt_mask), axis=0)
+        own = jnp.arange(keys.shape[-1]) <= column
+        if window is not None:
+            own &= column - jnp.arange(keys.shape[-1]) < window
+        mask = jnp.concatenate([of_prompt, jnp.broadcast_to(own, (rows, keys.shape[-1]))], axis=-1)
         scores = jnp.concatenate([on_prompt.reshape(*on_own.shape[:-1], width), on_own], axis=-1)
+        scores = soft_cap(scores, self.config.attention_cap)
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         to_prompt = probabilities[..., :width].reshape(*on_prompt.shape)
@@ -149,7 +170,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer, 2020, arXiv 2002.05202)."""
+    """down(act(gate(x)) · up(x)) (Shazeer, 2020, arXiv 2002.05202), or down(act(up(x))) without a gate."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -157,14 +178,49 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT, name=name)
+            use_bias = self.config.mlp_bias
+            return nn.Dense(width, use_bias=use_bias, dtype=self.dtype, kernel_init=KERNEL_INIT, name=name)
 
-        hidden = nn.silu(dense(self.config.mlp_width, "gate")(x)) * dense(self.config.mlp_width, "up")(x)
+        activation = nn.silu if self.config.activation == "silu" else nn.gelu  # gelu: of the tanh
+        if self.config.gated:
+            hidden = activation(dense(self.config.mlp_width, "gate")(x)) * dense(self.config.mlp_width, "up")(x)
+        else:
+            hidden = activation(dense(self.config.mlp_width, "up")(x))
         return dense(self.config.width, "down")(hidden)
 
 
+class Kind(NamedTuple):
+    """What one layer has in a decoder whose layers are not alike; whole numbers, in a scan traced ones.
+
+    Attributes:
+      window: positions that a token sees, its own included; None: all.
+      rope: its entry in angles of several kinds; None: there is one kind.
+    """
+
+    window: Any = None
+    rope: Any = None
+
+
+PLAIN = Kind()
+
+
+def _span(positions: Array | None, kind: Kind) -> tuple[Array, Array] | None:
+    """As ``by_lanes`` takes it."""
+    if kind.window is None or positions is None:
+        return None
+    return positions, positions - kind.window + 1
+
+
+def _own(angles: Angles | None, kind: Kind) -> Angles | None:
+    if angles is None or kind.rope is None:
+        return angles
+    return angles[0][kind.rope], angles[1][kind.rope]
+
+
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """x + attention(norm(x)), then x + mlp(norm(x)); norms also, or only, after attention and MLP where configured.
+
+    A layer that is not like all others is told of its :data:`Kind`.
 
     Attributes:
       attention_choice: of the full sequence, see :func:`jaxrl_llm.models.attend.implementation`.
@@ -179,31 +235,49 @@ class Layer(nn.Module):
     segments_per_lane: int = 1
 
     def setup(self):
-        self.attention_norm = RMSNorm(self.config.norm_epsilon)
         self.attention = Attention(self.config, self.dtype)
-        self.mlp_norm = RMSNorm(self.config.norm_epsilon)
         self.mlp = MLP(self.config, self.dtype)
+        if self.config.norms != "after":
+            self.attention_norm, self.mlp_norm = norm(self.config), norm(self.config)
+        if self.config.norms != "before":
+            self.post_attention_norm, self.post_mlp_norm = norm(self.config), norm(self.config)
+
+    def _before(self, x: Array) -> Array:
+        return x if self.config.norms == "after" else self.attention_norm(x)
 
     def _rest(self, x: Array, attended: Array) -> Array:
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x))
+        if self.config.norms == "before":
+            x = x + attended
+            return x + self.mlp(self.mlp_norm(x))
+        x = x + self.post_attention_norm(attended)
+        return x + self.post_mlp_norm(self.mlp(x if self.config.norms == "after" else self.mlp_norm(x)))
 
-    def __call__(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, None]:
+    def __call__(
+        self, x: Array, angles: Angles | None, segments: Array, positions: Array | None = None, kind: Kind = PLAIN
+    ) -> tuple[Array, None]:
         over_rows = functools.partial(
             attend,
             prompt=self.prompt,
             lanes=self.lanes,
             segments_per_lane=self.segments_per_lane,
             choice=self.attention_choice,
+            cap=self.config.attention_cap,
+            span=_span(positions, kind),
         )
-        attended, _ = self.attention(self.attention_norm(x), angles, segments, over_rows)
+        attended, _ = self.attention(self._before(x), _own(angles, kind), segments, over_rows)
         return self._rest(x, attended), None
 
-    def prefill(self, x: Array, angles: tuple[Array, Array], segments: Array) -> tuple[Array, tuple[Array, Array]]:
+    def prefill(
+        self, x: Array, angles: Angles | None, segments: Array, positions: Array | None = None, kind: Kind = PLAIN
+    ) -> tuple[Array, tuple[Array, Array]]:
         """Also the cache of this layer: keys [B, K, H, S] and values [B, K, S, H]."""
-        attended, (key, value) = self.attention(self.attention_norm(x), angles, segments, by_lanes)
+        over_rows = functools.partial(by_lanes, cap=self.config.attention_cap, span=_span(positions, kind))
+        attended, (key, value) = self.attention(self._before(x), _own(angles, kind), segments, over_rows)
         return self._rest(x, attended), (key.transpose(0, 2, 3, 1), value.swapaxes(1, 2))
 
-    def decode(self, x: Array, *attention_arguments) -> tuple[Array, tuple[Array, Array]]:
-        attended, cache = self.attention.decode(self.attention_norm(x), *attention_arguments)
+    def decode(
+        self, x: Array, angles: Angles | None, *attention_arguments: Any, kind: Kind = PLAIN
+    ) -> tuple[Array, tuple[Array, Array]]:
+        angles = _own(angles, kind)
+        attended, cache = self.attention.decode(self._before(x), angles, *attention_arguments, window=kind.window)
         return self._rest(x, attended), cache

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.models import decoder
-from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.types import Array, Critic, Params
 
 

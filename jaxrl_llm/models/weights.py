@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -17,15 +17,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxrl_llm import sharding
-from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.architecture import ModelConfig
+from jaxrl_llm.models.names import hf_name
 from jaxrl_llm.types import Params
 
 # How Hugging Face holds one layer of a parameter:
-#   same    as we do (the embedding)
-#   flat    flattened to one axis (norms, biases)
-#   matrix  [out, in], our first axis the input (a torch Linear)
-#   joined  [out, in], our first two axes the input (the output projection, whose input is heads × head size)
-Layout = Literal["same", "flat", "matrix", "joined"]
+#   same         as we do (the embedding)
+#   flat         flattened to one axis (norms, biases)
+#   matrix       [out, in], our first axis the input (a torch Linear)
+#   joined       [out, in], our first two axes the input (the output projection, whose input is heads × head size)
+#   rows         [in, out], our first axis the input (GPT-2)
+#   joined rows  [in, out], our first two axes the input
+Layout = Literal["same", "flat", "matrix", "joined", "rows", "joined rows"]
+_TRANSPOSED = ("matrix", "joined")
 Slices = tuple[slice, ...]
 T = TypeVar("T")
 
@@ -58,6 +62,10 @@ class Weight:
         return self.shape[1:] if self.stacked else self.shape
 
     @property
+    def of_norm(self) -> bool:
+        return of_norm(self.path)
+
+    @property
     def hf_names(self) -> tuple[str, ...]:
         """One for each layer, or the one."""
         return tuple(self.hf_name.format(layer=i) for i in range(self.shape[0])) if self.stacked else (self.hf_name,)
@@ -71,7 +79,8 @@ class Weight:
         if self.layout == "flat":
             return (math.prod(shape),)
         inputs = _input_axes(self.layout)
-        return (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+        sides = math.prod(shape[:inputs]), math.prod(shape[inputs:])
+        return sides[::-1] if self.layout in _TRANSPOSED else sides
 
 
 def weight_table(config: ModelConfig) -> tuple[Weight, ...]:
@@ -84,36 +93,62 @@ def weight_table(config: ModelConfig) -> tuple[Weight, ...]:
         "kv_heads": config.kv_heads,
         "head": config.head_size,
         "mlp": config.mlp_width,
+        "qkv": 3,
+        "positions": config.max_positions,
     }
 
-    def weight(path: str, axes: str, hf_name: str, layout: Layout, norm: int = 0) -> Weight:
+    def weight(path: str, axes: str, layout: Layout, norm: int = 0) -> Weight:
         names = tuple(axes.split())
         shape = tuple(norm if axis == "norm" else sizes[axis] for axis in names)
-        return Weight(tuple(path.split("/")), names, shape, hf_name, layout)
+        return Weight(tuple(path.split("/")), names, shape, hf_name(config, path), layout)
 
-    def layer(path: str, axes: str, hf_name: str, layout: Layout, norm: int = 0) -> Weight:
-        return weight(f"layers/{path}", f"layers {axes}", f"model.layers.{{layer}}.{hf_name}", layout, norm)
+    def norm(path: str, size: int, axes: str = "norm") -> list[Weight]:
+        parameters = ("scale", "bias") if config.layer_norm else ("scale",)
+        return [weight(f"{path}/{parameter}", axes, "flat", size) for parameter in parameters]
 
-    table = [weight("embed/embedding", "vocab embed", "model.embed_tokens.weight", "same")]
-    table.append(layer("attention_norm/scale", "norm", "input_layernorm.weight", "flat", config.width))
-    for name, heads in (("query", "heads"), ("key", "kv_heads"), ("value", "kv_heads")):
-        hf_name = f"self_attn.{name[0]}_proj"
-        table.append(layer(f"attention/{name}/kernel", f"embed {heads} head", f"{hf_name}.weight", "matrix"))
-        if config.qkv_bias:
-            table.append(layer(f"attention/{name}/bias", f"{heads} head", f"{hf_name}.bias", "flat"))
+    def layer_norm(path: str, size: int) -> list[Weight]:
+        return norm(f"layers/{path}", size, "layers norm")
+
+    def dense(path: str, inputs: str, outputs: str, bias: bool) -> list[Weight]:
+        joined = len(inputs.split()) > 1
+        layout: Layout = "joined" if joined else "matrix"
+        if config.fused_qkv:  # GPT-2 has its matrices as [in, out]
+            layout = "joined rows" if joined else "rows"
+        kernel = weight(f"layers/{path}/kernel", f"layers {inputs} {outputs}", layout)
+        return [kernel] + ([weight(f"layers/{path}/bias", f"layers {outputs}", "flat")] if bias else [])
+
+    table = [weight("embed/embedding", "vocab embed", "same")]
+    if config.learned_positions:
+        table.append(weight("positions/embedding", "positions embed", "same"))
+    if config.norms != "after":
+        table += layer_norm("attention_norm", config.width)
+    if config.fused_qkv:
+        table += dense("attention/qkv", "embed", "qkv heads head", config.qkv_bias)
+    else:
+        for name, heads in (("query", "heads"), ("key", "kv_heads"), ("value", "kv_heads")):
+            table += dense(f"attention/{name}", "embed", f"{heads} head", config.qkv_bias)
     if config.qk_norm:
-        for name in ("query", "key"):
-            hf_name = f"self_attn.{name[0]}_norm.weight"
-            table.append(layer(f"attention/{name}_norm/scale", "norm", hf_name, "flat", config.head_size))
-    table.append(layer("attention/output/kernel", "heads head embed", "self_attn.o_proj.weight", "joined"))
-    table.append(layer("mlp_norm/scale", "norm", "post_attention_layernorm.weight", "flat", config.width))
-    for name in ("gate", "up"):
-        table.append(layer(f"mlp/{name}/kernel", "embed mlp", f"mlp.{name}_proj.weight", "matrix"))
-    table.append(layer("mlp/down/kernel", "mlp embed", "mlp.down_proj.weight", "matrix"))
-    table.append(weight("final_norm/scale", "norm", "model.norm.weight", "flat", config.width))
+        for name, heads in (("query", config.heads), ("key", config.kv_heads)):
+            table += layer_norm(f"attention/{name}_norm", config.head_size * (heads if config.qk_norm_joint else 1))
+    table += dense("attention/output", "heads head", "embed", config.output_bias)
+    if config.norms != "before":
+        table += layer_norm("post_attention_norm", config.width)
+    if config.norms != "after":
+        table += layer_norm("mlp_norm", config.width)
+    for name in ("gate", "up") if config.gated else ("up",):
+        table += dense(f"mlp/{name}", "embed", "mlp", config.mlp_bias)
+    table += dense("mlp/down", "mlp", "embed", config.mlp_bias)
+    if config.norms != "before":
+        table += layer_norm("post_mlp_norm", config.width)
+    table += norm("final_norm", config.width)
     if not config.tied:
-        table.append(weight("head/kernel", "embed vocab", "lm_head.weight", "matrix"))
+        table.append(weight("head/kernel", "embed vocab", "matrix"))
     return tuple(table)
+
+
+def of_norm(path: Sequence[Any]) -> bool:
+    """Whether a path of the tree, as JAX's keys or as strings, leads to a weight of a norm: those stay float32."""
+    return any(str(getattr(key, "key", key)).endswith("norm") for key in path[:-1])
 
 
 def read_layer(weight: Weight, index: Slices, read: Callable[[Slices], np.ndarray]) -> np.ndarray:
@@ -132,7 +167,7 @@ def read_layer(weight: Weight, index: Slices, read: Callable[[Slices], np.ndarra
         wanted.append(slice(start * size, stop * size))
         shape[first], inside[first] = stop - start, slice(None)
     tensor = read(tuple(wanted))
-    if weight.layout not in ("same", "flat"):
+    if weight.layout in _TRANSPOSED:
         tensor = tensor.T
     return tensor.reshape(shape)[tuple(inside)]
 
@@ -144,7 +179,7 @@ def from_hf_layout(weight: Weight, tensor: np.ndarray) -> np.ndarray:
 
 def to_hf_layout(weight: Weight, array: np.ndarray) -> np.ndarray:
     """The inverse of :func:`from_hf_layout`."""
-    if weight.layout in ("same", "flat"):
+    if weight.layout not in _TRANSPOSED:
         return array.reshape(weight.hf_shape)
     return array.reshape(weight.hf_shape[::-1]).T
 
@@ -191,8 +226,9 @@ def _joined_axes(weight: Weight) -> list[tuple[int, ...]]:
     if weight.layout == "flat":
         return [axes]
     inputs = _input_axes(weight.layout)
-    return [axes[inputs:], axes[:inputs]]
+    sides = [axes[:inputs], axes[inputs:]]
+    return sides[::-1] if weight.layout in _TRANSPOSED else sides
 
 
 def _input_axes(layout: Layout) -> int:
-    return 2 if layout == "joined" else 1
+    return 2 if layout.startswith("joined") else 1

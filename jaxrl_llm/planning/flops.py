@@ -16,9 +16,12 @@ _BACKWARD = {"xla": 4, "splash": 7, "cudnn": 5}
 
 
 def layer_flops(config: ModelConfig, tokens: float, pairs: float) -> float:
-    """Forward FLOPs of one layer: 2 · tokens · weights of its matrices + 4 · pairs · N · H."""
+    """Forward FLOPs of one layer: 2 · tokens · weights of its matrices + 4 · pairs · N · H.
+
+    Pairs that a window hides are counted: they are computed, and then left out.
+    """
     c = config
-    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + 3 * c.width * c.mlp_width
+    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + c.mlp_matrices * c.width * c.mlp_width
     return 2.0 * tokens * matrices + product_flops(c, pairs) * _FORWARD
 
 
@@ -76,14 +79,14 @@ def update_flops(work: Work) -> float:
 
     That is: the logits where they are not kept, and of each layer: under "layer" all but the last product of the MLP,
     which nothing reads again; under "dots" the two products of attention, which have a batch axis; under "mlp" those
-    and the first two of the MLP. Of a reference that is scored inside, the layers run once, and the logits once more.
+    and the MLP but for its last. Of a reference that is scored inside, the layers run once, and the logits once more.
     """
     c, passes = work.config, work.passes("update")
     tokens, pairs = passes.rows * passes.width, passes.rows * computed_pairs(passes)
     again = {
         "none": 0.0,
         "dots": layer_flops(c, 0, pairs),
-        "mlp": layer_flops(c, 0, pairs) + 4.0 * tokens * c.width * c.mlp_width,
+        "mlp": layer_flops(c, 0, pairs) + 2.0 * (c.mlp_matrices - 1) * tokens * c.width * c.mlp_width,
         "layer": layer_flops(c, tokens, pairs) - 2.0 * tokens * c.width * c.mlp_width,
     }[work.remat]
     layers, logits = forward_flops(work, "update"), logits_flops(work, "update")

@@ -39,7 +39,7 @@ def sampling_bytes(work: Work) -> float:
     total = 0.0
     for weight in table:
         size = _split_size(work, weight, whole=("fsdp",))
-        total += size * (FLOAT if weight.path[-1] == "scale" else work.number)
+        total += size * (FLOAT if weight.of_norm else work.number)
         if weight.path[0] == "embed" and work.config.tied:
             total += size * work.number
     return total
@@ -80,7 +80,9 @@ def tokens_on_device(work: Work, program: str) -> float:
 def layer_numbers(work: Work) -> float:
     """Numbers that the products of one layer make of a token, on one device, without the scores of attention."""
     c = work.config
-    return ((2 * c.heads + 2 * c.kv_heads) * c.head_size + 3 * c.mlp_width) / work.mesh["tensor"] + 4 * c.width
+    return ((2 * c.heads + 2 * c.kv_heads) * c.head_size + c.mlp_matrices * c.mlp_width) / work.mesh[
+        "tensor"
+    ] + 4 * c.width
 
 
 def score_numbers(work: Work, program: str) -> float:
@@ -97,7 +99,7 @@ def score_numbers(work: Work, program: str) -> float:
 def _gathered(work: Work) -> float:
     """One layer's weights whole along fsdp in the compute dtype."""
     c = work.config
-    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + 3 * c.width * c.mlp_width
+    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + c.mlp_matrices * c.width * c.mlp_width
     return matrices / work.mesh["tensor"] * work.number
 
 
@@ -136,7 +138,7 @@ def activation_bytes(work: Work, program: str) -> float:
         "none": layer,
         "layer": residual,
         "mlp": projected,
-        "dots": projected + tokens * (2 * c.mlp_width / tensor + c.width) * work.number,
+        "dots": projected + tokens * ((c.mlp_matrices - 1) * c.mlp_width / tensor + c.width) * work.number,
     }[work.remat]
     of_layer = (1 if work.remat == "none" else 2) * layer + 2 * _gathered(work)
     of_logits = (2 + chunks.count * chunks.kept) * logits + _head(work, work.number + FLOAT)

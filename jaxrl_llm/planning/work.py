@@ -177,7 +177,11 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
     exact_in_reward = exact and algorithm.kl_placement == "reward"
     ways = math.prod(sizes[axis] for axis in ROW_AXES)
     attention = implementation(
-        settings.model.attention, jnp.dtype(settings.model.dtype), config.head_size, platform=platform
+        settings.model.attention,
+        jnp.dtype(settings.model.dtype),
+        config.head_size,
+        plain=config.plain_attention,
+        platform=platform,
     )
     budget = Budget(  # as `training.learn.budget_of` makes it, for devices that are not there
         training.tokens_per_pass, ways, sizes["sequence"], share=training.pack, trees=attention != "splash"

@@ -20,9 +20,10 @@ def main() -> None:
     tiny.FIXTURES.mkdir(exist_ok=True)
     for case in tiny.CASES:
         with tempfile.TemporaryDirectory() as folder:
-            answer = tiny.ask_transformers(tiny.write_case(Path(folder), case))
+            model = tiny.transformers_model(tiny.write_case(Path(folder), case))
+            logits, greedy = tiny.ask_logits(model), tiny.generate(model)
         real = np.arange(tiny.WIDTH) < tiny.LENGTHS[:, None]
-        np.savez_compressed(tiny.FIXTURES / f"{case}.npz", logits=answer["logits"][real], greedy=answer["greedy"])
+        np.savez_compressed(tiny.FIXTURES / f"{case}.npz", logits=logits[real], greedy=greedy)
     shapes = {name: public.collapse(public.ask_transformers(name)) for name in public.CONFIGS}
     (tiny.FIXTURES / "public_shapes.json").write_text(json.dumps(shapes, indent=1) + "\n")
 

@@ -17,11 +17,22 @@ COMPARED = (  # what determines the function that transformers computes
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
+    "head_dim",
     "hidden_act",
+    "hidden_activation",
+    "activation_function",
     "rms_norm_eps",
-    "rope_parameters",
+    "layer_norm_epsilon",
     "max_position_embeddings",
     "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "sliding_window",
+    "layer_types",
+    "no_rope_layers",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
 )
 LLAMA3 = public.CONFIGS["Llama-3.1-8B"]["rope_scaling"]
 
@@ -52,15 +63,29 @@ def test_writing_and_reading_a_config_gives_it_back(name):
     assert from_hf(to_hf(config, "bfloat16"), name) == config
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "rope_theta" in CONFIGS[name]])
 def test_both_spellings_of_the_rotary_keys_mean_the_same(name):
     old = dict(CONFIGS[name])
     theta, scaling = old["rope_theta"], old.get("rope_scaling") or {"rope_type": "default"}
-    new = {key: value for key, value in old.items() if key not in ("rope_theta", "rope_scaling")}
+    of_rope = ("rope_theta", "rope_scaling", "rope_local_base_freq")
+    new = {key: value for key, value in old.items() if key not in of_rope}
     new["rope_parameters"] = {"rope_theta": theta, **scaling}
+    if old["model_type"] == "gemma3_text":
+        local = {"rope_type": "default", "rope_theta": old.get("rope_local_base_freq", 10000.0)}
+        new["rope_parameters"] = {"full_attention": new["rope_parameters"], "sliding_attention": local}
     assert from_hf(new, name) == from_hf(old, name)
     oldest = dict(old, rope_scaling={"type" if key == "rope_type" else key: scaling[key] for key in scaling})
     assert from_hf(oldest, name) == from_hf(old, name)
+
+
+def test_a_multimodal_gemma_3_is_read_as_its_text_model():
+    text = tiny.hf_config("gemma3")
+    whole = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
+    assert from_hf(whole, "test") == from_hf(text, "test")
+    with pytest.raises(ValueError, match="test: text_config: n"):
+        from_hf({**whole, "text_config": {"hidden_size": 8, "num_attention_heads": 3}}, "test")
+    with pytest.raises(ValueError, match="test: text_config = None; expected an object"):
+        from_hf({"model_type": "gemma3"}, "test")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +99,21 @@ def test_both_spellings_of_the_rotary_keys_mean_the_same(name):
         ("qwen2", "tie_word_embeddings", "tied", False),
         ("qwen3", "tie_word_embeddings", "tied", False),
         ("llama", "rope_theta", "rope_theta", 10000.0),
+        ("mistral", "sliding_window", "window", 4096),
+        ("qwen3_window", "sliding_window", "window", 4096),
+        ("qwen2_window", "max_window_layers", "window", None),  # from layer 28 on
+        ("smollm3", "no_rope_layers", "unrotated", ()),  # every fourth of three
+        ("smollm3", "rope_theta", "rope_theta", 2e6),
+        ("gemma2", "attn_logit_softcapping", "attention_cap", 50.0),
+        ("gemma2", "final_logit_softcapping", "logit_cap", 30.0),
+        ("gemma2", "query_pre_attn_scalar", "query_scalar", 256),
+        ("gemma2", "head_dim", "head_size", 256),
+        ("gemma2", "tie_word_embeddings", "tied", True),
+        ("gemma3", "sliding_window_pattern", "windowed", (True, True, True)),  # full: every sixth
+        ("gemma3", "rope_local_base_freq", "local_rope_theta", 10000.0),
+        ("gemma3", "rope_theta", "rope_theta", 1e6),
+        ("olmo2", "num_key_value_heads", "kv_heads", 4),
+        ("gpt2", "n_inner", "mlp_width", 128),
     ],
 )
 def test_an_absent_key_means_what_it_means_to_transformers(case, absent, key, value):
@@ -90,23 +130,59 @@ if tiny.HAVE_TRANSFORMERS:
         original = transformers.AutoConfig.for_model(**CONFIGS[name])
         ours = transformers.AutoConfig.for_model(**to_hf(from_hf(CONFIGS[name], name), "float32"))
         for key in COMPARED:
-            assert getattr(ours, key) == getattr(original, key), key
+            if hasattr(type(original)(), key):  # else a key that transformers does not read of this family
+                assert getattr(ours, key) == getattr(original, key), key
+        _assert_equal_rotations(ours, original)
         assert ours.eos_token_id is None  # not the defaults of transformers' Llama class
+
+    def _assert_equal_rotations(ours, original) -> None:
+        """Yarn is written with the numbers that follow where the original says nothing."""
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        one, other = (dict(getattr(config, "rope_parameters", None) or {}) for config in (ours, original))
+        other.pop("type", None)  # the older name of rope_type, which stays beside the new one
+        kind = one.get("rope_type")
+        if kind != "yarn":
+            assert one == other
+            return
+        (found, factor), (expected, wanted) = (ROPE_INIT_FUNCTIONS[kind](config, "cpu") for config in (ours, original))
+        assert (found == expected).all() and factor == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("llama", {"model_type": "gemma2"}, "model_type = 'gemma2' is an unknown architecture; known: llama"),
+        ("llama", {"model_type": "gemma"}, "model_type = 'gemma' is an unknown architecture; known: llama"),
         ("llama", {"model_type": None}, "model_type = None is an unknown architecture"),
         ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "['LlamaForSequenceClassification']; known"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported for llama; expected 'silu'"),
-        ("llama", {"mlp_bias": True}, "mlp_bias = True is not supported"),
-        ("llama", {"attention_bias": True}, "attention_bias = True is not supported for llama; expected False"),
-        ("qwen3", {"attention_bias": True}, "attention_bias = True is not supported for qwen3; expected False"),
+        ("qwen2", {"mlp_bias": True}, "mlp_bias = True is not supported"),
+        ("mistral", {"attention_bias": True}, "attention_bias = True is not supported for mistral; expected False"),
+        ("llama", {"attention_bias": "yes"}, "attention_bias = 'yes'; expected true or false"),
         ("qwen2", {"attention_bias": False}, "attention_bias = False is not supported for qwen2; expected True"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True is not supported"),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "supported: full_attention"),
+        ("qwen2_window", {"sliding_window": 0}, "sliding_window = 0; expected a whole number from 1"),
+        ("qwen2_window", {"max_window_layers": -1}, "max_window_layers = -1; expected a whole number, 0 or more"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "expected full_attention in every layer"),
+        ("llama", {"layer_types": ["sliding_attention"] * 2}, "expected full_attention in every layer"),
+        ("qwen3_window", {"layer_types": ["sliding_attention"]}, "for each of 2 layers"),
+        ("qwen3_window", {"layer_types": 3}, "layer_types = 3; expected full_attention or sliding_attention for each"),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, "expected sliding_attention in every layer"),
+        ("gemma2", {"sliding_window": None}, "expected full_attention in every layer, where no sliding_window is set"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers = [1, 0]; expected 0 or 1 for each of 3 layers"),
+        ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation = 'gelu' is not supported for gemma2"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True is not supported"),
+        ("gemma2", {"attn_logit_softcapping": -1}, "attn_logit_softcapping = -1; expected a number above 0"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not supported for gemma3_text"),
+        ("gemma3", {"rope_parameters": {"sliding_attention": {}, "a": 1}}, "rope_parameters.a is unknown beside"),
+        (
+            "gemma3",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "expected the rope_type default",
+        ),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu' is not supported for gpt2"),
+        ("gpt2", {"n_embd": None}, "n_embd = None; expected a whole number"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not supported for llama"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not supported"),
         ("llama", {"attention_dropout": 0.1}, "attention_dropout = 0.1 is not supported"),
         ("llama", {"hidden_size": None}, "hidden_size = None; expected a whole number from 1"),
@@ -120,9 +196,18 @@ if tiny.HAVE_TRANSFORMERS:
         ("llama", {"head_dim": 7}, "head_dim = 7: rotary positions need an even size"),
         ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'; expected true or false"),
         ("llama", {"rope_theta": 0}, "rope_theta = 0; expected a number above 0"),
-        ("llama", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.rope_type = 'yarn' is not supported"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.rope_type = 'linear' is not supp"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters.rope_type = 'dynamic' is not supp"),
+        ("llama", {"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling.rope_type = 'longrope' is not supported"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.factor = None; expected a number above 0"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "linear", "factor": 0}},
+            "rope_scaling.factor = 0; expected a number",
+        ),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": ["dynamic"]}},
+            "rope_parameters.rope_type = ['dynamic'] is not",
+        ),
         ("llama", {"rope_parameters": "llama3"}, "rope_parameters = 'llama3'; expected an object"),
         ("llama", {"rope_scaling": {**LLAMA3, "beta": 1}}, "rope_scaling.beta = 1 is unknown to rope_type 'llama3'"),
         ("llama", {"rope_scaling": {**LLAMA3, "factor": None}}, "rope_scaling.factor = None; expected a number above"),

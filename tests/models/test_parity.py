@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxrl_llm.models import certificate, hub, writer
+from jaxrl_llm.models import certificate, decoder, hub, weights, writer
+from jaxrl_llm.models.hub import Policy
+from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.types import Array, KVCache
+from tests.compilation import quick_jit
 from tests.models import tiny
 
 TOLERANCE = 1e-4  # of a logit; they reach about ±5
+REAL = np.arange(tiny.WIDTH) < tiny.LENGTHS[:, None]
+# Weights of the layers that gradients are compared of, beside the embedding; in the last layer.
+DIFFERENTIATED = [("attention", "query", "kernel"), ("attention", "qkv", "kernel"), ("mlp", "down", "kernel")]
+SHARDED = [("llama", writer.MAX_SHARD_BYTES), *((case, 5000) for case in tiny.CASES)]  # bytes of a file
 # Without transformers its recorded answers are compared; with it, its own as well.
 SOURCES = ["recorded", "transformers"] if tiny.HAVE_TRANSFORMERS else ["recorded"]
 
@@ -28,49 +36,88 @@ def folder_of(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def answer_of(folder_of):
-    @functools.cache
-    def answer(case: str, source: str) -> dict[str, np.ndarray]:
-        return tiny.recorded(case) if source == "recorded" else tiny.ask_transformers(folder_of(case))
-
-    return answer
+def model_of(folder_of):
+    return functools.cache(lambda case: tiny.transformers_model(folder_of(case)))
 
 
 @pytest.fixture(scope="module")
-def logits_of(folder_of):
-    @functools.cache
-    def logits(case: str) -> np.ndarray:
-        policy = hub.load(str(folder_of(case)))
-        return np.asarray(jax.jit(policy.logits)(jnp.asarray(tiny.tokens()), jnp.asarray(tiny.LENGTHS)))
+def logits_of(model_of):
+    """transformers' logits."""
+    return functools.cache(
+        lambda case, source: tiny.recorded(case)["logits"] if source == "recorded" else tiny.ask_logits(model_of(case))
+    )
 
-    return logits
+
+@pytest.fixture(scope="module")
+def policy_of(folder_of):
+    return functools.cache(lambda case: hub.load(str(folder_of(case))))
+
+
+@pytest.fixture(scope="module")
+def ours_of(policy_of):
+    return functools.cache(lambda case: _ours(policy_of(case)))
+
+
+class Ours(NamedTuple):
+    """Attributes:
+    logits: [3, WIDTH, VOCABULARY].
+    hidden: of every layer, [3, WIDTH, D], the last behind the final norm.
+    gradient: of the summed log-probability of all next tokens, a tree as the parameters.
+    """
+
+    logits: np.ndarray
+    hidden: list[np.ndarray]
+    gradient: dict[str, Any]
+
+
+def _ours(policy: Policy) -> Ours:
+    """In one compiled program; the layers run once more, one by one, for what each of them gives."""
+    config, model = policy.config, policy.model
+    tokens, length = jnp.asarray(tiny.tokens()), jnp.asarray(tiny.LENGTHS)
+    columns = jnp.broadcast_to(jnp.arange(tiny.WIDTH), tokens.shape)
+    segments = (columns < length[:, None]).astype(jnp.int32)
+    counted = segments[:, 1:] != 0
+
+    def total(params: dict[str, Any]) -> tuple[Array, tuple[Array, list[Array]]]:
+        last = model.apply(params, tokens, columns, segments)
+        logits = model.unembed(params, last)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), tokens[:, 1:, None], axis=-1)[..., 0]
+        return jnp.sum(chosen * counted), (logits, last)
+
+    def run(params: dict[str, Any]) -> Ours:
+        gradient, (logits, last) = jax.grad(total, has_aux=True)(params)
+        prepared, layer = model.prepare(params), decoder.Layer(config, jnp.dtype(jnp.float32))
+        x, angles = decoder.embedded(config, prepared, tokens, columns), rotary_angles(config, columns)
+        hidden = [x]
+        for of_layer, kind in zip(prepared["layers"], decoder.layer_kinds(config), strict=True):
+            x, _ = layer.apply({"params": of_layer}, x, angles, segments, columns, kind)  # type: ignore[misc]
+            hidden.append(x)
+        return Ours(logits, [*hidden[:-1], last], gradient)
+
+    return jax.device_get(quick_jit(run)(policy.params))
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("case", tiny.CASES)
-def test_logits_equal_transformers_at_every_position_of_right_padded_rows(case, source, answer_of, logits_of):
-    real = np.arange(tiny.WIDTH) < tiny.LENGTHS[:, None]
-    expected, found = answer_of(case, source)["logits"][real], logits_of(case)[real]
+def test_logits_equal_transformers_at_every_position_of_right_padded_rows(case, source, logits_of, ours_of):
+    expected, found = logits_of(case, source)[REAL], ours_of(case).logits[REAL]
     assert np.abs(expected).max() > 1  # the comparison is of numbers that say something
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("case", tiny.CASES)
-def test_greedy_decoding_with_the_cache_continues_as_transformers_does(case, source, answer_of, folder_of):
-    expected = answer_of(case, source)["greedy"]
+def test_greedy_decoding_with_the_cache_continues_as_transformers_does(case, policy_of):
+    expected = tiny.recorded(case)["greedy"]
     assert len(np.unique(expected)) > 5  # no constant text
-    np.testing.assert_array_equal(_greedy(str(folder_of(case))), expected)
+    np.testing.assert_array_equal(_greedy(policy_of(case)), expected)
 
 
-@functools.cache
-def _greedy(folder: str) -> np.ndarray:
+def _greedy(policy: Policy) -> np.ndarray:
     """Continuations [3, GREEDY_TOKENS] by the model's own prefill and decode."""
-    policy = hub.load(folder)
     model, length = policy.model, jnp.asarray(tiny.PROMPT_LENGTHS)
     prepared = model.prepare(policy.params)
 
-    @jax.jit
+    @quick_jit
     def run(prepared) -> Array:
         hidden, prompt = model.prefill(prepared, jnp.asarray(tiny.tokens()), length)
 
@@ -89,26 +136,56 @@ def _greedy(folder: str) -> np.ndarray:
 if tiny.HAVE_TRANSFORMERS:
 
     @pytest.mark.parametrize("case", tiny.CASES)
-    def test_the_recorded_answers_are_transformers_own(case, answer_of):
-        recorded, live = answer_of(case, "recorded"), answer_of(case, "transformers")
-        np.testing.assert_allclose(recorded["logits"], live["logits"], rtol=0, atol=1e-5)
-        np.testing.assert_array_equal(recorded["greedy"], live["greedy"])
+    def test_the_recorded_answers_are_transformers_own(case, model_of, logits_of):
+        recorded = tiny.recorded(case)
+        np.testing.assert_allclose(recorded["logits"], logits_of(case, "transformers"), rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(tiny.likeliest(model_of(case), recorded["greedy"]), recorded["greedy"])
 
-    @pytest.mark.parametrize("limit", [writer.MAX_SHARD_BYTES, 5000])
     @pytest.mark.parametrize("case", tiny.CASES)
-    def test_transformers_reads_a_saved_folder_as_the_same_model(case, limit, folder_of, answer_of, tmp_path):
-        policy = hub.load(str(folder_of(case)))
+    def test_every_layer_gives_what_transformers_gives_and_so_do_gradients(case, model_of, ours_of, policy_of):
+        import torch
+
+        model, ours, ids = model_of(case), ours_of(case), torch.tensor(tiny.tokens()).long()
+        logits, hidden = tiny.forward(model, tiny.tokens(), tiny.LENGTHS)
+        chosen = torch.log_softmax(logits[:, :-1], -1).gather(-1, ids[:, 1:, None])[..., 0]
+        chosen[torch.tensor(REAL[:, 1:])].sum().backward()
+        assert len(hidden) == len(ours.hidden)
+        for expected, found in zip(hidden, ours.hidden, strict=True):
+            expected = expected.detach().numpy()[REAL]
+            np.testing.assert_allclose(found[REAL], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        compared = 0
+        for weight in weights.weight_table(policy_of(case).config):
+            if weight.path[1:] in (("embedding",), *DIFFERENTIATED):
+                expected = weights.from_hf_layout(weight, gradients[weight.hf_names[-1]].numpy())
+                found = weights.leaf(ours.gradient, weight)
+                found = found[-1] if weight.stacked else found
+                assert np.abs(expected).max() > 1e-3
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+                compared += 1
+        assert compared >= 3
+
+    @pytest.mark.parametrize("case", tiny.CASES)
+    def test_bfloat16_is_as_near_to_float32_as_transformers_is(case, folder_of, logits_of, ours_of):
+        policy = hub.load(str(folder_of(case)), dtype="bfloat16")
+        found = quick_jit(policy.logits)(jnp.asarray(tiny.tokens()), jnp.asarray(tiny.LENGTHS))
+        ours = np.asarray(found)[REAL] - ours_of(case).logits[REAL]
+        rounded = tiny.ask_logits(tiny.transformers_model(folder_of(case), "bfloat16"))
+        theirs = (rounded - logits_of(case, "transformers"))[REAL]
+        assert np.sqrt(np.mean(ours**2)) <= 1.2 * np.sqrt(np.mean(theirs**2))
+
+    @pytest.mark.parametrize(("case", "limit"), SHARDED)
+    def test_transformers_reads_a_saved_folder_as_the_same_model(case, limit, policy_of, logits_of, tmp_path):
+        policy = policy_of(case)
         writer.save(policy.config, policy.params, tmp_path, dtype="float32", max_shard_bytes=limit)
-        again = tiny.ask_transformers(tmp_path)
-        np.testing.assert_array_equal(again["logits"], answer_of(case, "transformers")["logits"])
+        again = tiny.ask_logits(tiny.transformers_model(tmp_path))
+        # Equal bits; torch sums in another order where a file has them at another alignment.
+        np.testing.assert_allclose(again, logits_of(case, "transformers"), rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("case", tiny.CASES)
-    def test_a_folder_that_transformers_saved_loads_bitwise(case, folder_of, tmp_path):
-        import transformers
-
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder_of(case))
-        model.save_pretrained(tmp_path)
-        first, second = hub.load(str(folder_of(case))), hub.load(str(tmp_path))
+    def test_a_folder_that_transformers_saved_loads_bitwise(case, folder_of, policy_of, tmp_path):
+        tiny.transformers_model(folder_of(case)).save_pretrained(tmp_path)
+        first, second = policy_of(case), hub.load(str(tmp_path))
         assert first.config == second.config  # config.json in transformers 4's spelling, and in 5's
         _assert_equal_trees(first.params, second.params)
 
@@ -125,10 +202,9 @@ if tiny.HAVE_TRANSFORMERS:
         assert not json.loads((tmp_path / certificate.FILE).read_text())["certified"]
 
 
-@pytest.mark.parametrize("limit", [writer.MAX_SHARD_BYTES, 5000])
-@pytest.mark.parametrize("case", tiny.CASES)
-def test_load_save_load_gives_the_same_bits(case, limit, folder_of, tmp_path):
-    policy = hub.load(str(folder_of(case)))
+@pytest.mark.parametrize(("case", "limit"), SHARDED)
+def test_load_save_load_gives_the_same_bits(case, limit, policy_of, tmp_path):
+    policy = policy_of(case)
     writer.save(policy.config, policy.params, tmp_path, dtype="float32", max_shard_bytes=limit)
     assert (tmp_path / "model.safetensors.index.json").exists() == (limit == 5000)
     again = hub.load(str(tmp_path))
