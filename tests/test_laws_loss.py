@@ -7,6 +7,7 @@ with an advantage of its own for each token, under one aggregation.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -133,11 +134,26 @@ def losses(a: Algorithm, c: Cases) -> Losses:
     return Losses(np.asarray(value), {name: np.asarray(g) for name, g in gradients.items()}, metrics)
 
 
-@every_point
-def test_garbage_off_the_mask_changes_nothing_and_every_effect_is_a_share(a: Algorithm):
+class Plain(NamedTuple):
+    """The steps that several laws change, with what is computed of them as they are."""
+
+    step: Step
+    advantages: np.ndarray
+    cases: Cases
+    losses: Losses
+
+
+@functools.cache
+def plain(a: Algorithm) -> Plain:
     s = steps()
     advantages = token_advantages(s)
-    clean = losses(a, cases(a, s, advantages))
+    c = cases(a, s, advantages)
+    return Plain(s, np.asarray(advantages), c, losses(a, c))
+
+
+@every_point
+def test_garbage_off_the_mask_changes_nothing_and_every_effect_is_a_share(a: Algorithm):
+    s, advantages, _, clean = plain(a)
     garbage = np.array([np.nan, np.inf], np.float32)[:, None, None]  # one a step
     spoilt = {
         name: np.where(s.mask, x, garbage) for name, x in vars(s).items() if x.dtype == np.float32 and x.ndim == 3
@@ -154,15 +170,14 @@ def test_garbage_off_the_mask_changes_nothing_and_every_effect_is_a_share(a: Alg
 
 @every_point
 def test_micro_batches_of_any_rows_sum_to_the_loss_the_gradient_and_the_metrics(a: Algorithm):
-    s = steps()
-    c = cases(a, s, token_advantages(s))
+    _, _, c, whole = plain(a)
     order = np.array([4, 0, 3, 5, 1, 2])
     inverse = np.argsort(order)
 
     def split(x: Array) -> Array:
         return x[:, order].reshape(-1, 2, *x.shape[2:])  # three parts of two rows, each a case
 
-    whole, parts = losses(a, c), losses(a, jax.tree.map(split, c))
+    parts = losses(a, jax.tree.map(split, c))
     np.testing.assert_allclose(parts.loss.reshape(-1, 3).sum(1), whole.loss, rtol=1e-4, atol=1e-5)
     for name, gradient in parts.gradients.items():
         joined = gradient.reshape(-1, ROWS, gradient.shape[-1])[:, inverse]
@@ -175,8 +190,8 @@ def test_micro_batches_of_any_rows_sum_to_the_loss_the_gradient_and_the_metrics(
 
 @every_point
 def test_the_order_of_the_rows_and_the_width_of_the_padding_change_nothing(a: Algorithm):
-    s = steps()
-    advantages, order = np.asarray(token_advantages(s)), np.array([4, 0, 3, 5, 1, 2])
+    s, advantages, _, unmoved = plain(a)
+    order = np.array([4, 0, 3, 5, 1, 2])
     inverse = np.argsort(order)
 
     def moved(x: np.ndarray) -> np.ndarray:
@@ -185,12 +200,11 @@ def test_the_order_of_the_rows_and_the_width_of_the_padding_change_nothing(a: Al
         fill = False if x.dtype == bool else np.nan if x.dtype.kind == "f" else 7
         return np.pad(x[:, order], ((0, 0), (0, 0), (0, 3)), constant_values=fill)
 
-    plain = losses(a, cases(a, s, jnp.asarray(advantages)))
     wide = losses(a, cases(a, Step(**{name: moved(x) for name, x in vars(s).items()}), jnp.asarray(moved(advantages))))
-    np.testing.assert_allclose(wide.loss, plain.loss, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(wide.loss, unmoved.loss, rtol=1e-4, atol=1e-5)
     for name, gradient in wide.gradients.items():
         np.testing.assert_allclose(
-            gradient[:, inverse, : s.mask.shape[-1]], plain.gradients[name], rtol=1e-4, atol=1e-6, err_msg=name
+            gradient[:, inverse, : s.mask.shape[-1]], unmoved.gradients[name], rtol=1e-4, atol=1e-6, err_msg=name
         )
         assert not np.any(gradient[:, :, s.mask.shape[-1] :])
 

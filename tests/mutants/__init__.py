@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from tests import test_laws_loss
+
 
 class Patch(NamedTuple):
     """``value`` in place of attribute (of a dict: entry) ``name`` of ``holder``."""
@@ -50,7 +52,9 @@ class Mutant(NamedTuple):
 
 @contextmanager
 def applied(mutant: Mutant) -> Iterator[None]:
+    """The library under a mutant; what laws keep from each other is computed anew under it, and after it."""
     before = []
+    test_laws_loss.plain.cache_clear()
     for holder, name, value in mutant.patches:
         is_dict = isinstance(holder, dict)
         before.append((holder, name, holder[name] if is_dict else getattr(holder, name)))
@@ -61,6 +65,7 @@ def applied(mutant: Mutant) -> Iterator[None]:
     try:
         yield
     finally:
+        test_laws_loss.plain.cache_clear()
         for holder, name, value in reversed(before):
             if isinstance(holder, dict):
                 holder[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,10 +144,27 @@ def test_a_slice_has_the_weights_of_its_own_step():
 
 
 MESHES = [(1, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 1, 2, 2)]
+NAMES = ["fsdp8", "fsdp2-tensor4", "data2-tensor2-sequence2"]  # of those with several devices
 
 
-def trained_on(mesh_sizes: tuple[int, int, int, int]):
-    """Two steps of sampling and updating on a mesh: the texts, the losses, and the parameters."""
+class Trained(NamedTuple):
+    """Two steps of sampling and updating on a mesh, and the last update once more.
+
+    Attributes:
+      params: after the two steps.
+      shapes: that the passes of all three updates had, each once.
+      compiled: programs of the gradients, and of the optimizer.
+    """
+
+    texts: list[np.ndarray]
+    losses: list[float]
+    params: Any
+    shapes: set[Any]
+    compiled: tuple[int, int]
+
+
+@functools.cache
+def trained_on(mesh_sizes: tuple[int, int, int, int]) -> Trained:
     settings = MeshSettings(*mesh_sizes)
     mesh = make_mesh(settings, jax.devices()[: int(np.prod(mesh_sizes))])
     algorithm = policies.algorithm()
@@ -156,7 +174,7 @@ def trained_on(mesh_sizes: tuple[int, int, int, int]):
         prepare = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))
         update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64, jit=quick_jit)
         state = init_state(weights, optimizer, algorithm)
-        texts, losses = [], []
+        texts, losses, shapes = [], [], set()
         for step in range(2):
             taken = generate(
                 MODEL,
@@ -172,41 +190,29 @@ def trained_on(mesh_sizes: tuple[int, int, int, int]):
             batch, _ = policies.batch(algorithm, taken, REWARDS)
             budget = Budget(200, row_devices(mesh), mesh.shape["sequence"])
             passes = pack_batch(batch, to_host(taken.prompt_id), budget)[0]
-            state, metrics = update(state, batch, [shard_rows(part, mesh) for part in passes])
+            passes = [shard_rows(part, mesh) for part in passes]
+            shapes |= {(len(passes) == 1, *map(np.shape, jax.tree.leaves(part))) for part in passes}
+            state, metrics = update(state, batch, passes)
             texts.append(np.asarray(taken.tokens))
             losses.append(float(metrics["loss"].value))
-    return texts, losses, jax.device_get(state.params)
+        params = jax.device_get(state.params)
+        update(state, batch, passes)
+        compiled = (update.gradients.program._cache_size(), update.apply._cache_size())  # type: ignore[attr-defined]
+    return Trained(texts, losses, params, shapes, compiled)
 
 
-@functools.cache
-def trained_on_one_device():
-    return trained_on(MESHES[0])
-
-
-@pytest.mark.parametrize("sizes", MESHES[1:], ids=["fsdp8", "fsdp2-tensor4", "data2-tensor2-sequence2"])
+@pytest.mark.parametrize("sizes", MESHES[1:], ids=NAMES)
 def test_a_mesh_of_eight_devices_gives_one_devices_texts_losses_and_parameters(sizes):
-    texts, losses, weights = trained_on(sizes)
-    wanted_texts, wanted_losses, wanted = trained_on_one_device()
-    for text, other in zip(texts, wanted_texts, strict=True):
+    found, wanted = trained_on(sizes), trained_on(MESHES[0])
+    for text, other in zip(found.texts, wanted.texts, strict=True):
         np.testing.assert_array_equal(text, other)
-    np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
+    np.testing.assert_allclose(found.losses, wanted.losses, atol=1e-5)
     # Adam divides by the root of the squared gradient: a gradient of float32 noise moves a weight by up to the rate
-    assert_same(weights, wanted, absolute=2e-4)
+    assert_same(found.params, wanted.params, absolute=2e-4)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1)])
+@pytest.mark.parametrize("sizes", MESHES, ids=["one device", *NAMES])
 def test_a_step_compiles_nothing_that_the_step_before_it_has_compiled(sizes):
     """What a program returns lies where its arguments lay."""
-    mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: int(np.prod(sizes))])
-    algorithm, optimizer = policies.algorithm(), optax.adamw(1e-3)
-    with jax.set_mesh(mesh):
-        weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
-        update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64, jit=quick_jit)
-        state = init_state(weights, optimizer, algorithm)
-        batch, _ = policies.batch(algorithm, shard_rows(rollout(), mesh), REWARDS)
-        packed, _ = pack_batch(batch, rollout().prompt_id, Budget(100, row_devices(mesh)))
-        passes = [shard_rows(part, mesh) for part in packed]
-        for _ in range(3):
-            state, _ = update(state, batch, passes)
-        programs = (update.gradients.program, update.apply)
-        assert [program._cache_size() for program in programs] == [1, 1]  # type: ignore[attr-defined]
+    found = trained_on(sizes)
+    assert found.compiled == (len(found.shapes), 1)
