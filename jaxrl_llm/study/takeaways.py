@@ -71,9 +71,12 @@ def findings(check: Check, summaries: Sequence[Mapping[str, Any]]) -> list[Findi
 
 def in_points(comparison: Mapping[str, Any]) -> str:
     """Difference and interval of a comparison in points of accuracy, its verdict and seeds."""
-    difference = words.points_with_interval(*(comparison[key] for key in ("difference", "low", "high")))
+    seeds = f"{comparison['seeds']} seed{'s' * (comparison['seeds'] != 1)}"
     verdict = words.VERDICTS[comparison["verdict"]].words
-    return f"{difference}, {verdict}, {comparison['seeds']} seed{'s' * (comparison['seeds'] != 1)}"
+    if comparison["identical"]:
+        return f"{verdict}: the same answers, {seeds}"
+    difference = words.points_with_interval(*(comparison[key] for key in ("difference", "low", "high")))
+    return f"{difference}, {verdict}, {seeds}"
 
 
 def _rows(takeaway: Takeaway, summaries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _VALUES = {
     "helps": (0.03, 0.01, 0.05),
     "hurts": (-0.03, -0.05, -0.01),
-    "no_difference": (0.0, -0.01, 0.01),
+    "no_difference": (0.002, -0.008, 0.012),
     "undecided": (0.01, -0.02, 0.04),
 }
 
@@ -43,4 +43,5 @@ def comparison(arm: str, reference: str, verdict: str) -> dict[str, Any]:
         "high": high,
         "verdict": verdict,
         "seeds": 16,
+        "identical": False,
     }

@@ -230,12 +230,16 @@ def test_the_table_sets_every_comparison_beside_the_paper_and_says_what_was_not_
     for row in (
         "| E9 lab, base_medium | token against sequence | higher | +3.0 [+1.0, +5.0], helps, 16 seeds | agrees |",
         "| E9 lab, base_hard | token against sequence | higher | +1.0 [−2.0, +4.0], undecided, 16 seeds | undecided |",
-        "| E9 lab, aligned_medium | token against sequence | lower | +0.0 [−1.0, +1.0], no difference, 16 seeds "
+        "| E9 lab, aligned_medium | token against sequence | lower | +0.2 [−0.8, +1.2], no difference, 16 seeds "
         "| no difference |",
         "| E9 lab, aligned_hard | token against sequence | lower | +3.0 [+1.0, +5.0], helps, 16 seeds | disagrees |",
         "| E4, `base*` | batch_std against group_std | higher |  | not run |",
     ):
         assert row in shown.splitlines(), row
+    alike = study("e02_reward_scale", "minus_one_one", "zero_one", {"base_easy": "no_difference"})
+    alike["cells"]["base_easy"]["comparisons"][0]["identical"] = True
+    row = "| E2 lab, base_easy | minus_one_one against zero_one | higher | no difference: the same answers, 16 seeds "
+    assert f"{row}| no difference |" in takeaways.table([alike]).splitlines()
     (five,) = [line for line in shown.splitlines() if line.startswith("| takeaway 5 |")]
     assert five.endswith("| not run: no comparison of accuracies can show it here |")
 
