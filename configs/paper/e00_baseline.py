@@ -4,7 +4,7 @@ The paper's figure 3: longer answers on harder data, aligned models start high a
 no verdict: curves of accuracy and length.
 Source: arXiv 2508.08221, section 3, figure 3.
 Command: jaxrl-llm study run --config configs/paper/e00_baseline.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

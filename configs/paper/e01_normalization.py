@@ -3,7 +3,7 @@
 Takeaway 1.
 Source: arXiv 2508.08221, section 4.1, figure 4.
 Command: jaxrl-llm study run --config configs/paper/e01_normalization.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

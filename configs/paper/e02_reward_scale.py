@@ -7,7 +7,7 @@ and small have an epsilon of 0, which makes the arms the same to the bit, and as
 normalization, where the map does matter; the paper's scale is without both.
 Source: arXiv 2508.08221, appendix C, figure 18.
 Command: jaxrl-llm study run --config configs/paper/e02_reward_scale.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -4,7 +4,7 @@ The text takes the std from batch normalization, equation 7 from the group's mea
 names no model for its figure: the smaller base model here.
 Source: arXiv 2508.08221, section 4.1, figure 5.
 Command: jaxrl-llm study run --config configs/paper/e03_without_std.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -3,7 +3,7 @@
 Accuracy, and the curve of the entropy.
 Source: arXiv 2508.08221, section 4.2, figures 7 and 8.
 Command: jaxrl-llm study run --config configs/paper/e05_clip_higher.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -4,7 +4,7 @@ The arms of E5 on the medium tier. Read the histogram of the report, not its ver
 probabilities of 0, 0.3, 0.6, 0.85, 0.95, 0.99 and 1.
 Source: arXiv 2508.08221, section 4.2, figures 9 and 20.
 Command: jaxrl-llm study run --config configs/paper/e06_probabilities.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

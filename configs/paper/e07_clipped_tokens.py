@@ -5,7 +5,7 @@ with a positive advantage whose ratio is above the bound. The models of lab and 
 here: only the number of stopped tokens can be compared there.
 Source: arXiv 2508.08221, section 4.2, figures 10 and 19.
 Command: jaxrl-llm study run --config configs/paper/e07_clipped_tokens.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -3,7 +3,7 @@
 The paper speaks of a scaling law: four bounds, one seed, one family of models.
 Source: arXiv 2508.08221, section 4.2, figure 11.
 Command: jaxrl-llm study run --config configs/paper/e08_clip_sweep.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

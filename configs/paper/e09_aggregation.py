@@ -3,7 +3,7 @@
 The first is half of Lite PPO. Figures 12 and 17 disagree with their captions on the data; these are their panels.
 Source: arXiv 2508.08221, section 4.3, figures 12 and 17.
 Command: jaxrl-llm study run --config configs/paper/e09_aggregation.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

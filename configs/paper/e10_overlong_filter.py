@@ -3,7 +3,7 @@
 8k, 16k and 20k tokens in the paper, and about their proportion elsewhere. It names no tier: medium here.
 Source: arXiv 2508.08221, section 4.4, figure 13.
 Command: jaxrl-llm study run --config configs/paper/e10_overlong_filter.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -4,7 +4,7 @@ The arms of E10. Read the repeat ratio of the report, not its verdicts: the shar
 loop, as log.loop defines it (the paper gives no window and no threshold).
 Source: arXiv 2508.08221, section 4.4, figure 14.
 Command: jaxrl-llm study run --config configs/paper/e11_repeat_ratio.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -4,7 +4,7 @@ The recipes of configs/, whole: the paper gives neither GRPO's coefficient of th
 limit of resampling. DAPO samples up to ten rollouts for a step: compare costs by samples, not steps.
 Source: arXiv 2508.08221, section 5, figure 15.
 Command: jaxrl-llm study run --config configs/paper/e12_lite_ppo.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common

@@ -4,7 +4,7 @@ As E12. The paper's tables also have LiveCodeBench, GPQA and MMLU-Pro, which no 
 for Llama 3.
 Source: arXiv 2508.08221, ICLR version, tables 1 to 4.
 Command: jaxrl-llm study run --config configs/paper/e13_lite_ppo_aligned.py:lab
-Hardware: lab two CPU cores; small the same, hours; paper accelerators, never run by us.
+Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.
 """
 
 from configs.paper import common
