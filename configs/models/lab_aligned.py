@@ -2,7 +2,7 @@
 
 It is right more often, surer of what it writes, and stops after its answer.
 Command: jaxrl-llm pretrain --config configs/models/lab_aligned.py
-Hardware: two CPU cores, about 30 s. The same seed gives the same weights on the same machine.
+Hardware: two CPU cores, 10 s. The same seed gives the same weights on the same machine.
 """
 
 from configs.models import lab_base

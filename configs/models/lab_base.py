@@ -3,7 +3,7 @@
 It reads digit_chain text of mixed quality for a short time: it knows the way to an answer but does not take it every
 time, adds carelessly, and often goes on after the answer.
 Command: jaxrl-llm pretrain --config configs/models/lab_base.py
-Hardware: two CPU cores, 83 s beside other work. The same seed gives the same weights on the same machine.
+Hardware: two CPU cores, about 60 s. The same seed gives the same weights on the same machine.
 """
 
 from configs.models import tiny_base

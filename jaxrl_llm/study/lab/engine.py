@@ -166,7 +166,7 @@ def run(study: Study, *, say: Callable[[str], None] = print, limit_lanes: int | 
             say(f"lab: {done}/{total} runs, {passed:.0f} s; {len(block)} of {arms} in {seconds:.0f} s")
 
 
-def _slots() -> list[jax.Device]:
+def _slots() -> list[Any]:
     """The devices that blocks run on, each once; a CPU once a core, whose programs are too small to use several."""
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
@@ -176,7 +176,7 @@ def _slots() -> list[jax.Device]:
 
 
 def _run_group(
-    study: Study, host: Host, group: list[Planned], slots: list[jax.Device], limit: int
+    study: Study, host: Host, group: list[Planned], slots: list[Any], limit: int
 ) -> Iterator[tuple[list[Planned], float]]:
     """Runs the lanes of one program, block after block, as many at a time as there are slots."""
     program = make_program(host.setup(group[0]))

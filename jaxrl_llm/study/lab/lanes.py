@@ -12,7 +12,7 @@ import jax
 
 from jaxrl_llm.algorithm import needs_critic
 from jaxrl_llm.training.settings import Settings
-from jaxrl_llm.types import Array, TrainBatch
+from jaxrl_llm.types import TrainBatch
 
 Transform = Callable[[TrainBatch], TrainBatch]
 
@@ -164,7 +164,7 @@ class Lane(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a lane leaves. S rollout steps, E evaluations, N held-out problems, the first X of them with a text.
+    """What a lane leaves; arrays. S rollout steps, E evaluations, N held-out problems, the first X of them with a text.
 
     Attributes:
       curves: metric -> float32 [S].
@@ -176,10 +176,10 @@ class Seen(NamedTuple):
       tokens: float32 [V], tokens sampled.
     """
 
-    curves: dict[str, Array]
-    accuracy: Array
-    texts: Array
-    right: Array
-    probability: Array
-    clipped: Array
-    tokens: Array
+    curves: dict[str, Any]
+    accuracy: Any
+    texts: Any
+    right: Any
+    probability: Any
+    clipped: Any
+    tokens: Any

@@ -92,7 +92,7 @@ def _run(setup: Setup, lane: Lane) -> Seen:
         (carry, of_step) = jax.lax.cond(learns, run.learn, run.rest, done + 1, carry)
         return carry, (seen, of_step)
 
-    _, (seen, of_steps) = jax.lax.scan(step, state, (steps, due, steps < settings.steps))
+    _, (seen, of_steps) = jax.lax.scan(step, state, jax.tree.map(jnp.asarray, (steps, due, steps < settings.steps)))
     evaluations = jax.tree.map(lambda x: x[np.flatnonzero(due)], seen)
     curves, counts = jax.tree.map(lambda x: x[:-1], of_steps)
     return Seen(curves, **evaluations, **jax.tree.map(lambda x: x.sum(axis=0), counts))
@@ -258,7 +258,7 @@ class _Lane:
         )
         state = dataclasses.replace(state, controls=controls)
         metrics = metrics | of_policy | of_controls | _outcomes(judged)
-        curves = {name: mean.value for name, mean in metrics.items()} | counts
+        curves: dict[str, Any] = {name: mean.value for name, mean in metrics.items()} | counts
         curves["learning_rate"] = programs.learning_rate(state.step - 1)
         of_step = {
             "probability": diagnostics.probability_histogram(rollout.sampler_logprobs, rollout.mask),

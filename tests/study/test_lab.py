@@ -1,0 +1,254 @@
+"""The engine lab: the numbers of `train`, lanes that do not disturb each other, traced numbers, and records."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrl_llm import config
+from jaxrl_llm.evaluation import evaluate
+from jaxrl_llm.sharding import make_mesh
+from jaxrl_llm.study import plan, records
+from jaxrl_llm.study.lab import LAB_IGNORES, NUMERIC, engine, lanes, program
+from jaxrl_llm.training import loop, setup
+from jaxrl_llm.training.settings import Settings
+from tests.compilation import quick_jit
+from tests.policies import CONFIGS
+
+LAB = CONFIGS / "studies" / "lab.py"
+# Everything that a lane does: refilled groups, several optimizer steps, a KL to a reference, shaped rewards.
+SMALL = {
+    "steps": 3,
+    "data.tier": "easy",
+    "data.prompts_per_step": 4,
+    "data.samples_per_prompt": 2,  # many groups are all right or all wrong
+    "sampling.max_tokens": 11,
+    "reward.truncated": -0.5,
+    "algorithm.scale": "batch",
+    "algorithm.clip_low": 0.01,
+    "algorithm.clip_high": 0.02,
+    "algorithm.overlong_buffer": 3,
+    "algorithm.overlong_penalty": 0.5,
+    "algorithm.kl_placement": "loss",
+    "algorithm.kl_estimator": "k3",
+    "algorithm.kl_coefficient": 0.05,
+    "algorithm.group_filter": "zero_variance",
+    "algorithm.resample_rounds": 3,
+    "training.mini_batches": 2,
+    "training.skip_rows": False,  # the rows that train leaves out count in no metric of its policy
+    "optimizer.warmup_steps": 2,
+    "evaluation.tier": "easy",
+    "evaluation.every": 2,
+    "evaluation.problems": 6,
+    "evaluation.samples": 2,
+    "evaluation.texts": 2,
+}
+
+
+def settings(**keys: object) -> Settings:
+    changes = SMALL | {key.replace("__", "."): value for key, value in keys.items()}
+    return config.parse(config.load(LAB, [f"{key}={value}" for key, value in changes.items()]))
+
+
+def planned(run: Settings) -> engine.Planned:
+    return engine.Planned(plan.Job("cell", "arm", run.seed), run, None, "")
+
+
+def quick_program(shared: program.Setup):
+    return quick_jit(program.make_program(shared).__wrapped__)  # type: ignore[attr-defined]
+
+
+def run_lanes(*runs: Settings) -> list[lanes.Seen]:
+    """The runs as lanes of one program."""
+    host, of_lanes = engine.Host(), [planned(run) for run in runs]
+    assert len({host.key_of(run) for run in of_lanes}) == 1
+    seen = jax.device_get(quick_program(host.setup(of_lanes[0]))(engine.stack([host.lane(run) for run in runs])))
+    return [jax.tree.map(lambda x, index=index: x[index], seen) for index in range(len(runs))]
+
+
+OTHER = settings(
+    seed=1,
+    algorithm__clip_high=0.001,
+    algorithm__kl_coefficient=0.2,
+    algorithm__overlong_penalty=0.9,
+    algorithm__scale_epsilon=0.1,
+    reward__correct=2.0,
+    reward__wrong=-1.0,
+    reward__unparseable=-2.0,
+    reward__truncated=-3.0,
+    optimizer__learning_rate=3e-3,
+    optimizer__weight_decay=0.1,
+    optimizer__clip_norm=0.5,
+    data__tier="hard",
+    evaluation__tier="hard",
+)
+
+
+@pytest.fixture(scope="module")
+def three() -> list[lanes.Seen]:
+    return run_lanes(settings(seed=3), OTHER, settings(seed=0))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    """Lines of metrics.jsonl of `train` with the config of the last lane, and what was right at each evaluation."""
+    folder, right = tmp_path_factory.mktemp("train"), []
+    summary = evaluate._summary
+
+    def watched(session, completions, run):
+        right.append(completions.correct.reshape(-1, run.evaluation.samples))
+        return summary(session, completions, run)
+
+    run = dataclasses.replace(settings(seed=0), run_dir=str(folder / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "_summary", watched)
+        patch.setattr(setup, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))  # compiles faster
+        loop.train(run, config={"test": True})
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], right
+
+
+def test_a_lane_has_the_metrics_of_train_with_the_same_config(three, trained):
+    lines = [line for line in trained[0] if "loss" in line]
+    lane = three[2]
+    assert len(lines) == 3
+    exact = {name for name in lane.curves if name.startswith(("outcome/", "groups_"))} | {"reward", "length", "rounds"}
+    assert lane.curves["rounds"].max() > 1, "the batch was refilled"
+    for step, line in enumerate(lines):
+        assert set(lane.curves) == {name for name in line if name != "step" and not name.startswith("saved/")}
+        for name, values in lane.curves.items():
+            if line[name] is None:
+                assert np.isnan(values[step]), name
+            elif name in exact:
+                assert values[step] == pytest.approx(line[name], abs=1e-6), (name, step)
+            elif name == "effect/kl_placement":  # counts tokens whose KL is not exactly 0, which rounding decides
+                assert values[step] == pytest.approx(line[name], abs=0.2)
+            else:  # other shapes sum in another order, and each optimizer step carries that on
+                assert values[step] == pytest.approx(line[name], rel=2e-3, abs=2e-5), (name, step)
+
+
+def test_a_lane_answers_the_held_out_problems_as_train_does(three, trained):
+    accuracies = np.stack([correct.mean(axis=1) for correct in trained[1]])
+    np.testing.assert_allclose(three[2].accuracy, accuracies, atol=1e-6)
+    assert 0 < accuracies.mean() < 1
+
+
+def test_a_lane_gives_the_same_numbers_alone_with_its_numbers_static_as_traced_among_others(three, monkeypatch):
+    monkeypatch.setattr(lanes, "NUMERIC", ())
+    (alone,) = run_lanes(OTHER)
+    among = three[1]
+    np.testing.assert_array_equal(alone.texts, among.texts)
+    np.testing.assert_array_equal(alone.accuracy, among.accuracy)
+    for name in alone.curves.keys() - {"effect/kl_placement"}:  # counts tokens whose KL is not exactly 0
+        # products of several lanes sum in another order, and a traced number is rounded to float32 before its use
+        values = alone.curves[name]
+        np.testing.assert_allclose(among.curves[name], values, rtol=2e-3, atol=2e-5, err_msg=name)
+    for name in ("probability", "clipped", "tokens"):
+        np.testing.assert_allclose(getattr(among, name), getattr(alone, name), atol=2, err_msg=name)
+    assert three[1].curves["reward"].min() < -1, "its rewards are its own"
+
+
+def test_the_counts_are_of_the_tokens_that_were_sampled(three):
+    for lane in three:
+        sampled = (lane.curves["length"] * 8).sum()
+        assert lane.tokens.sum() == pytest.approx(sampled)
+        assert lane.probability.sum() == pytest.approx(sampled)
+        assert 0 < lane.clipped.sum() < sampled
+
+
+@pytest.mark.parametrize("path", NUMERIC)
+def test_a_traced_number_is_a_key_of_the_config_and_none_is_a_structure_of_its_own(path):
+    assert path in config.key_types()
+    base = settings()
+    number = lanes.with_values(base, {path: 0.125})
+    nothing = lanes.with_values(base, {path: None})
+    assert lanes.numbers_of(number)[path] == 0.125
+    assert path not in lanes.numbers_of(nothing)
+    assert lanes.structure_of(number) != lanes.structure_of(nothing)
+    assert lanes.structure_of(number) == lanes.structure_of(lanes.with_values(base, {path: 0.25}))
+
+
+def test_what_the_lab_ignores_is_named_as_the_config_names_it():
+    for ignored in LAB_IGNORES:
+        assert any(key == ignored or key.startswith(f"{ignored}.") for key in config.key_types()), ignored
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"reward__verifier": "math"}, "reward.verifier = 'math': expected 'exact'"),
+        ({"reward__answer_format": "boxed"}, "reward.answer_format = 'boxed': expected 'hash'"),
+        ({"data__source": "jsonl:x"}, "data.source = 'jsonl:x': expected 'task:NAME'"),
+        ({"evaluation__every": 0}, "evaluation.every = 0: expected 1 or more"),
+    ],
+)
+def test_what_the_lab_does_not_do_is_refused_by_name(keys, message):
+    with pytest.raises(ValueError, match=message):
+        lanes.refuse(settings(**keys))
+
+
+def test_a_critic_is_refused():
+    critic = dataclasses.replace(
+        settings().algorithm, baseline="critic", scale="none", gae_lambda=1.0, gae_lambda_returns=1.0,
+        critic_learning_rate=1e-3, critic_warmup=0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"algorithm\.baseline = 'critic': expected any but critic"):
+        lanes.refuse(dataclasses.replace(settings(), algorithm=critic))
+
+
+STUDY = """
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from configs.studies import lab
+from jaxrl_llm.study import Trick
+
+def only_praise(batch):
+    return batch.__class__(**{**batch.__dict__, "advantages": jnp.maximum(batch.advantages, 0)})
+
+PRAISE = Trick("praise", {}, transform=only_praise)
+BURST = Trick("burst", {"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 1e30})
+
+def get_config():
+    c = ConfigDict()
+    c.name, c.question, c.claim, c.source, c.engine = "try", "?", "", "", "lab"
+    c.run = lab.get_config()
+    c.run.steps = 2
+    c.run.optimizer.warmup_steps = 0
+    c.run.data.prompts_per_step, c.run.data.samples_per_prompt, c.run.training.mini_batches = 2, 4, 2
+    c.run.evaluation.problems, c.run.evaluation.samples, c.run.evaluation.every = 4, 2, 1
+    c.cells = ConfigDict({"easy": {"data": {"tier": "easy"}}, "hard": {"data": {"tier": "hard"}}})
+    c.mode, c.own, c.reference = "arms", (PRAISE, BURST), "praise"
+    c.arms = ConfigDict({"praise": ("praise",), "both": ("praise", "burst")})
+    c.seeds = 1
+    c.run_dir = "RUN_DIR"
+    return c
+"""
+
+
+def test_a_study_leaves_a_record_of_each_run_and_of_each_failure_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "make_program", quick_program)
+    file = Path(tmp_path / "study.py")
+    file.write_text(STUDY.replace("RUN_DIR", str(tmp_path / "out")))
+    study, said = plan.load(file), []
+    engine.run(study, say=said.append, limit_lanes=2)
+    found = {(record.cell, record.arm): record for record in records.load_all(study.folder)}
+    assert set(found) == {(cell, arm) for cell in ("easy", "hard") for arm in ("praise", "both")}
+    for cell in ("easy", "hard"):
+        assert "not finite in step" in found[cell, "both"].failed
+        record = found[cell, "praise"]
+        assert not record.failed
+        assert record.eval_steps.tolist() == [0, 1, 2]
+        assert record.accuracy.shape == (3, 4)
+        assert record.config_hash == study.hash_of(cell, "praise", 0)
+        np.testing.assert_array_equal(record.curves["advantage"], record.curves["advantage_size"])  # transformed
+        assert {sample["step"] for sample in record.samples} == {0, 2}
+        assert all(sample["question"].endswith("=") for sample in record.samples)
+        assert record.vocabulary[2] == "####"
+    assert "1 programs" in said[0]
+    assert [job.arm for job in study.missing()] == ["both", "both"]  # only those that failed are run again
