@@ -1,7 +1,7 @@
 """A trick of your own against the base, on the two small models: docs/studies.md walks through it.
 
 Command: jaxrl-llm study run --config configs/studies/try.py --trick my_trick.py
-Hardware: two CPU cores.
+Hardware: two CPU cores. Expected: 4 min 39 s beside other work, with a trick that is code.
 """
 
 from ml_collections import ConfigDict
