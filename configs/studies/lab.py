@@ -29,8 +29,8 @@ def get_config():
     c.evaluation.every = 10
     c.evaluation.source = "task:digit_chain"
     c.evaluation.tier = "medium"
-    c.evaluation.problems = 64
-    c.evaluation.samples = 4
+    c.evaluation.problems = 256  # many problems tell more than many samples of few
+    c.evaluation.samples = 1
     c.evaluation.texts = 4
 
     c.checkpoint.every = 0
