@@ -2,6 +2,7 @@
 
 Group mean, no scale, token-level loss on the plain PPO clip, four optimizer steps a rollout so that the clip binds.
 Command: jaxrl-llm train --config configs/studies/lab.py trains one such run by itself.
+Hardware: two CPU cores.
 """
 
 from configs import base
