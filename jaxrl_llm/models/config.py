@@ -221,6 +221,8 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
 def _windows_to_hf(config: ModelConfig, family: Family) -> dict[str, Any]:
     if family.windows == "none":
         return {}
+    if family.windows == "from" and config.window is None:
+        return {"use_sliding_window": False}
     windowed = config.windowed or (False,) * config.layers
     hf: dict[str, Any] = {"sliding_window": config.window}
     if family.windows != "all":

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from jaxrl_llm.models import config as model_config
-from jaxrl_llm.models import gguf, tensor_files, weights
+from jaxrl_llm.models import gguf, names, tensor_files, weights
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.types import Array, Model, Params
 
@@ -129,7 +129,7 @@ def load_params(path: Path, config: ModelConfig, *, mesh: Mesh | None = None) ->
         source = tensor_files.open_folder(path)
     tensor_files.check(source, config)
     if config.tied and "lm_head.weight" in source.shapes:
-        _require_tied(source)
+        _require_tied(source, config)
     if mesh is None:
         return weights.tree(config, lambda weight: jnp.asarray(_read(weight, source, _everything(weight))))
     places: dict[str, Any] = weights.shardings(config, mesh)
@@ -211,11 +211,12 @@ def _placed(weight: weights.Weight, source: tensor_files.TensorSource, place: Sh
     return jax.make_array_from_callback(weight.shape, place, part)
 
 
-def _require_tied(source: tensor_files.TensorSource) -> None:
-    head, embedding = source.read("lm_head.weight", ()), source.read("model.embed_tokens.weight", ())
+def _require_tied(source: tensor_files.TensorSource, config: ModelConfig) -> None:
+    name = names.hf_name(config, "embed/embedding")
+    head, embedding = source.read("lm_head.weight", ()), source.read(name, ())
     if not np.array_equal(head, embedding):
         raise ValueError(
-            f"{source.where}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight; "
+            f"{source.where}: tie_word_embeddings is true, but lm_head.weight differs from {name}; "
             "set tie_word_embeddings to false, or remove lm_head.weight"
         )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from jaxrl_llm.models.architecture import ModelConfig
 
 _BEFORE = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
@@ -45,3 +48,37 @@ def hf_name(config: ModelConfig, path: str) -> str:
     else:
         name = _OUTSIDE[module]
     return f"{name}.{'bias' if parameter == 'bias' else 'weight'}"
+
+
+# Buffers that old checkpoints carry. They follow from the config, and transformers does not read them either.
+_DERIVED = re.compile(r".*\.rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias")
+# Of a multimodal Gemma 3, whose text model alone is read: as published, and as later versions of transformers save it.
+_TEXT = {"language_model.": "", "model.language_model.": "model."}
+_OTHER = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
+def table_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """The names in a checkpoint by the names of the weight table; those that nothing knows stay themselves.
+
+    GPT-2's come with and without `transformer.`, Gemma 3's text model within a multimodal one. Buffers are left out.
+
+    Raises:
+      ValueError: two names mean one weight.
+    """
+    listed = list(names)
+    text = next((prefix for prefix in _TEXT if any(name.startswith(prefix) for name in listed)), None)
+    found: dict[str, str] = {}
+    for name in listed:
+        known = name
+        if text is not None:
+            if name.startswith(_OTHER):
+                continue
+            known = _TEXT[text] + name.removeprefix(text) if name.startswith(text) else name
+        elif "wte.weight" in listed and name != "lm_head.weight":
+            known = f"transformer.{name}"
+        if _DERIVED.fullmatch(known):
+            continue
+        if known in found:
+            raise ValueError(f"{where}: tensors {found[known]} and {name} are one weight, {known}")
+        found[known] = name
+    return found

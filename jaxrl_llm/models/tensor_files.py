@@ -14,22 +14,21 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.architecture import ModelConfig
+from jaxrl_llm.models.names import table_names
 from jaxrl_llm.models.weights import Slices, weight_table
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _NAMED = 5  # tensors that an error names; the rest is counted
-# Buffers that old Llama checkpoints carry. They follow from the config, and transformers does not read them either.
-_DERIVED_SUFFIX = ".rotary_emb.inv_freq"
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSource:
     """Attributes:
     where: the file or folder, for messages.
-    shapes: of every tensor, by its Hugging Face name, in the Hugging Face layout.
+    shapes: of every tensor, by its name in the weight table, in the Hugging Face layout; buffers are left out.
     read: (name, a slice for each axis, or () for all) -> that part of the tensor, any float dtype.
     """
 
@@ -82,13 +81,15 @@ def open_folder(folder: Path) -> TensorSource:
             owner[name] = file
     if index.exists():
         _compare_with_index(index, owner)
-    shapes = {name: _shape(handles[file], name, file) for name, file in owner.items()}
+    own = table_names(owner, str(folder))
+    shapes = {name: _shape(handles[owner[found]], found, owner[found]) for name, found in own.items()}
 
     def read(name: str, index: Slices) -> np.ndarray:
+        found = own[name]
         try:
-            return handles[owner[name]].get_slice(name)[index or ...]
+            return handles[owner[found]].get_slice(found)[index or ...]
         except SafetensorError as error:
-            raise ValueError(f"{owner[name]}: tensor {name} is not readable: {error}") from error
+            raise ValueError(f"{owner[found]}: tensor {found} is not readable: {error}") from error
 
     return TensorSource(str(folder), shapes, read)
 
@@ -105,11 +106,7 @@ def check(source: TensorSource, config: ModelConfig) -> None:
     optional = {"lm_head.weight": (config.vocab_size, config.width)} if config.tied else {}
     allowed = {**optional, **expected}
     missing = [f"{name} {list(expected[name])}" for name in expected if name not in source.shapes]
-    unknown = [
-        f"{name} {list(shape)}"
-        for name, shape in source.shapes.items()
-        if name not in allowed and not name.endswith(_DERIVED_SUFFIX)
-    ]
+    unknown = [f"{name} {list(shape)}" for name, shape in source.shapes.items() if name not in allowed]
     misshapen = [
         f"{name}: found {list(shape)}, expected {list(allowed[name])}"
         for name, shape in source.shapes.items()

@@ -74,8 +74,9 @@ def sees(segments: np.ndarray, prompt: int, lanes: int) -> np.ndarray:
     return seen
 
 
-def dense(query, key, value, *, seen):
+def dense(query, key, value, *, seen, cap=None):
     scores = jnp.einsum("bqkgh,bskh->bkgqs", query, key)
+    scores = scores if cap is None else cap * jnp.tanh(scores / cap)
     return jnp.einsum("bkgqs,bskh->bqkgh", jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf)), value)
 
 
@@ -106,6 +107,31 @@ def test_a_row_of_lanes_is_one_dense_mask_over_the_row_forward_and_backward(case
         np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
         assert not np.asarray(found)[segments == 0].any()
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    "case", ["lanes wider than a block", "a prompt wider than a block", "branches that share their trunk"]
+)
+def test_a_window_and_a_cap_are_those_of_the_dense_mask_forward_and_backward(case):
+    prompt, lanes, segments = row(case)
+    arguments, cap = inputs(segments), 1.5
+    # Positions that repeat and skip columns, and a first position that is seen of each token.
+    positions = np.maximum(np.arange(segments.shape[1]) - 3, 0) * np.ones_like(segments)
+    first = positions - np.random.default_rng(2).integers(0, 9, segments.shape)
+    seen = sees(segments, prompt, lanes) & (first[:, :, None] <= positions[:, None, :])
+
+    def by_lanes(query, key, value):
+        span = jnp.asarray(positions), jnp.asarray(first)
+        return attention.by_lanes(
+            query, key, value, jnp.asarray(segments), prompt=prompt, lanes=lanes, cap=cap, span=span
+        )
+
+    out, gradient = output_and_gradient(by_lanes, arguments, segments)
+    expected, expected_gradient = output_and_gradient(functools.partial(dense, seen=seen, cap=cap), arguments, segments)
+    real = segments != 0
+    np.testing.assert_allclose(out[real], expected[real], rtol=0, atol=TOLERANCE)
+    for found, wanted in zip(gradient, expected_gradient, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(("prompt", "lanes"), [(0, 3), (4, 4), (10, 1), (-1, 1), (0, 0)])

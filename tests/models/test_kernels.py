@@ -96,6 +96,17 @@ def test_auto_is_the_kernel_of_the_platform_where_it_can_run(platform, dtype, he
                 attend.implementation(other, jnp.dtype(dtype), head_size)
 
 
+@pytest.mark.parametrize(("platform", "kernel"), [("tpu", "splash"), ("gpu", "cudnn")])
+def test_windows_and_caps_are_for_products_alone(platform, kernel):
+    """On no platform a kernel that would leave them out."""
+    assert attend.implementation("auto", jnp.dtype("bfloat16"), 64, platform=platform) == kernel
+    assert attend.implementation("auto", jnp.dtype("bfloat16"), 64, plain=False, platform=platform) == "xla"
+    with pytest.raises(
+        ValueError, match=f"'{kernel}' in bfloat16 on {platform}, with heads of 64, and windows or a cap"
+    ):
+        attend.implementation(kernel, jnp.dtype("bfloat16"), 64, plain=False, platform=platform)
+
+
 def test_a_kernel_that_cannot_run_here_is_refused_when_a_program_is_traced():
     from tests.policies import CONFIG
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
@@ -32,9 +35,21 @@ def test_names_and_shapes_of_the_public_models_are_those_of_transformers(name, s
     assert ours == source(name)
 
 
-@pytest.mark.parametrize("name", public.CONFIGS)
+@pytest.mark.parametrize("name", public.PARAMETERS)
 def test_the_public_models_have_their_published_number_of_parameters(name):
     assert weights.parameter_count(from_hf(public.CONFIGS[name], name)) == public.PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["Qwen3-8B", "Llama-3.1-70B"])
+def test_the_state_of_a_large_model_is_there_as_shapes_in_a_moment_and_without_memory(name):
+    """Parameters and both moments of Adam. The goal is a second of a quiet core; a test may wait for its core."""
+    config = from_hf(public.CONFIGS[name], name)
+    model, started = decoder.functions(config), time.process_time()
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    moments = jax.eval_shape(optax.adam(1e-3).init, params)
+    seconds = time.process_time() - started
+    assert sum(x.size for x in jax.tree.leaves((params, moments))) == 3 * public.PARAMETERS[name] + 1
+    assert seconds < 2
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
