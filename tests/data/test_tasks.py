@@ -75,6 +75,30 @@ def test_the_worked_solution_reads_as_documented():
     assert example == ("69-60+18-23=", "4", "69-60=9\n9+18=27\n27-23=4\n####4")
 
 
+def test_a_chain_of_digits_is_solved_by_its_running_totals_modulo_ten():
+    task = TASKS["digit_chain"]
+    for tier, largest in {"easy": 3, "medium": 6, "hard": 9}.items():
+        examples = [task.generate(tier, "train", index) for index in range(ROWS)]
+        assert {int(digit) for example in examples for digit in example.question[:-1]} == set(range(largest + 1))
+        for index, example in enumerate(examples):
+            digits = [int(digit) for digit in example.question[:-1]]
+            totals = [sum(digits[: count + 1]) % 10 for count in range(5)]
+            assert example.solution == "".join(map(str, totals)) + f"####{totals[-1]}"
+            careless = pretraining_text(task, tier, index, Mix(0, 0, 1, 0), seed=0)
+            steps = [int(digit) for digit in careless.partition("####")[0]]
+            slips = [
+                (after - before - digit) % 10
+                for before, after, digit in zip(steps[:-1], steps[1:], digits[1:], strict=True)
+            ]
+            assert sum(slip != 0 for slip in slips) == 1
+            assert careless.partition("####")[2] == str(steps[-1]) != example.answer
+
+
+def test_a_task_without_worked_solutions_has_no_pretraining_text():
+    with pytest.raises(ValueError, match=r"task:addition has no worked solutions .* chain_sum, digit_chain"):
+        pretraining_text(TASKS["addition"], "easy", 0, Mix(1, 0, 0, 0), seed=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

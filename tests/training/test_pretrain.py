@@ -6,6 +6,7 @@ import dataclasses
 from itertools import islice
 
 import numpy as np
+import pytest
 
 from jaxrl_llm import config
 from jaxrl_llm.data import tokens
@@ -52,3 +53,22 @@ def test_the_shipped_model_is_the_one_of_the_config_and_small():
     assert 1e6 <= weights.parameter_count(model) <= 3e6
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 8 * 2**20
     assert all(np.isfinite(x).all() for x in hub.load("embedded:tiny").params["embed"].values())
+
+
+@pytest.mark.parametrize("name", ["lab_base", "lab_aligned"])
+def test_the_models_of_the_lab_are_those_of_their_configs_and_small(name):
+    loaded = config.parse(config.load(str(CONFIGS / "models" / f"{name}.py"), [], PretrainSettings), PretrainSettings)
+    folder = hub.resolve(f"embedded:{name}")
+    model = hub.load_config(folder)
+    assert model == loaded.model.config(model.vocab_size)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 300_000
+
+
+def test_pretraining_goes_on_only_from_a_model_of_the_same_sizes(tmp_path):
+    with pytest.raises(ValueError, match=r"start = 'embedded:lab_base' holds .* expected the sizes of"):
+        pretrain(settings(folder=str(tmp_path), start="embedded:lab_base"))
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match="task = 'sums': the built-in tasks are chain_sum"):
+        settings(task="sums")
