@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxrl_llm.study import words
 from jaxrl_llm.study.statistics.bootstrap import bootstrap_interval
 from jaxrl_llm.study.statistics.correction import benjamini_hochberg, holm, holm_confidence
 from jaxrl_llm.study.statistics.paired import CONFIDENCE, Interval, Mean, over_seeds, over_seeds_and_problems
@@ -149,11 +150,13 @@ def sentence(judged: Judged, arm: str, reference: str, *, smallest_effect: float
         return f"{arm} against {reference}: undecided, {had}; a verdict needs {FEWEST_SEEDS}{gone}."
     if judged.identical:
         return f"{arm} and {reference} are identical: no difference in any answer of {judged.seeds} seeds{gone}."
-    numbers = f"{_points(judged.difference)} points, 95 % interval {_ends(judged.interval)}"
+    numbers = f"{words.points(judged.difference)} points, 95 % interval {words.interval(*judged.interval)}"
     if judged.verdict in ("helps", "hurts"):
         small = max(abs(judged.adjusted.low), abs(judged.adjusted.high)) < smallest_effect
         less = f", by less than the {100 * smallest_effect:g} points that matter" if small else ""
-        said = f"{arm} {judged.verdict} against {reference}{less}: {numbers}, corrected {_ends(judged.adjusted)}"
+        said = (
+            f"{arm} {judged.verdict} against {reference}{less}: {numbers}, corrected {words.interval(*judged.adjusted)}"
+        )
     elif judged.verdict == "no_difference":
         said = f"{arm} against {reference}: no difference larger than {100 * (judged.bound or 0):.1f} points: {numbers}"
     elif judged.more_seeds is None:
@@ -162,11 +165,3 @@ def sentence(judged: Judged, arm: str, reference: str, *, smallest_effect: float
         seeds = f"about {judged.more_seeds} more seed{'' if judged.more_seeds == 1 else 's'}"
         said = f"{arm} against {reference}: undecided, needs {seeds}: {numbers}"
     return f"{said}{gone}."
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
-
-
-def _ends(interval: Interval) -> str:
-    return f"[{_points(interval.low)}, {_points(interval.high)}]"
