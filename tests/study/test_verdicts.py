@@ -34,7 +34,7 @@ def said(judged: Judged, missing: int = 0) -> str:
     ("mean", "spread", "verdict", "words"),
     [
         (0.05, 0.04, "helps", "ours helps against base: +5.0 points, 95 % interval [+2.9, +7.1]"),
-        (-0.05, 0.04, "hurts", "ours hurts against base: -5.0 points"),
+        (-0.05, 0.04, "hurts", "ours hurts against base: −5.0 points"),
         (0.004, 0.02, "no_difference", "ours against base: no difference larger than 1.5 points: +0.4 points"),
         (0.02, 0.1, "undecided", "ours against base: undecided, needs about"),
         (0.01, 0.005, "helps", "ours helps against base, by less than the 2 points that matter: +1.0 points"),
