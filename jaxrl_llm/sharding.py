@@ -29,6 +29,7 @@ RULES: dict[str, str | None] = {
     "mlp": "tensor",
     "norm": None,
     "qkv": None,
+    "experts": None,
     "positions": None,
 }
 

@@ -82,6 +82,9 @@ class ModelConfig:
       windowed: for each layer whether it has the window; empty without one.
       unrotated: for each layer whether it goes without rotation (SmolLM3); empty where none does.
       local_rope_theta: rotary base of windowed layers, which are not scaled (Gemma 3); None is ``rope_theta``.
+      experts: that an MLP consists of, of ``mlp_width`` each; 0 is a dense one (Qwen3-MoE).
+      experts_per_token: that the router chooses.
+      renormalized_router: the shares of the chosen experts sum to 1.
     """
 
     family: str
@@ -117,6 +120,9 @@ class ModelConfig:
     windowed: tuple[bool, ...] = ()
     unrotated: tuple[bool, ...] = ()
     local_rope_theta: float | None = None
+    experts: int = 0
+    experts_per_token: int = 0
+    renormalized_router: bool = False
 
     @property
     def plain_attention(self) -> bool:
@@ -141,6 +147,11 @@ class ModelConfig:
     def ropes(self) -> tuple[Rope, ...]:
         """The kinds that some layer has, in a fixed order."""
         return tuple(sorted({self.rope_of(layer) for layer in range(self.layers)}))
+
+    @property
+    def active_mlp_width(self) -> int:
+        """F of what one token meets: of all experts that are chosen for it."""
+        return self.mlp_width * (self.experts_per_token if self.experts else 1)
 
     @property
     def mlp_matrices(self) -> int:

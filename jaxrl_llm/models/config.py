@@ -47,6 +47,7 @@ def from_hf(config: dict[str, Any], where: str) -> ModelConfig:
         **_positions(reader, name, family, sizes["max_positions"]),
         **_layer_kinds(reader, name, family, sizes["layers"]),
         **_caps(reader, family),
+        **_experts(reader, name),
         **{**switches, **family.fixed},
     )
 
@@ -176,6 +177,19 @@ def _caps(reader: Reader, family: Family) -> dict[str, Any]:
     }
 
 
+def _experts(reader: Reader, name: str) -> dict[str, Any]:
+    if name != "qwen3_moe":
+        return {}
+    # transformers 5 reads and writes the number under either name.
+    keys = [key for key in ("num_experts", "num_local_experts") if reader.get(key) is not None]
+    counts = [reader.size(key) for key in keys or ["num_experts"]]
+    chosen = reader.size("num_experts_per_tok")
+    if counts[0] != counts[-1] or chosen > counts[0]:
+        raise reader.error("num_experts_per_tok", f"at most {' and '.join(keys)} = {counts}, one number")
+    renormalized = reader.flag("norm_topk_prob")
+    return {"experts": counts[0], "experts_per_token": chosen, "renormalized_router": renormalized}
+
+
 def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """The config.json that transformers, 4 or 5, builds the same architecture from.
 
@@ -204,6 +218,15 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         key: "gelu_new" if config.learned_positions else activation,
     }
+    if config.experts:
+        hf |= {
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": hf.pop("intermediate_size"),
+            "norm_topk_prob": config.renormalized_router,
+            "num_experts": config.experts,
+            "num_experts_per_tok": config.experts_per_token,
+        }
     if config.learned_positions:
         hf |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
         return {family.spelling.get(name, name): value for name, value in hf.items()}

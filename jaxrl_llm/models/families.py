@@ -91,6 +91,13 @@ FAMILIES: dict[str, Family] = {
         own_head_size=128,
         windows="from",
     ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        {"qk_norm": True},
+        biases=("attention_bias",),
+        off={"use_sliding_window": (False,), "decoder_sparse_step": (1,), "mlp_only_layers": ([],)},
+        spelling={"intermediate_size": "moe_intermediate_size"},
+    ),
     "smollm3": Family(
         "SmolLM3ForCausalLM",
         biases=("attention_bias", "mlp_bias"),

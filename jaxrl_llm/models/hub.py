@@ -185,16 +185,16 @@ def _everything(weight: weights.Weight) -> weights.Slices:
 
 def _read(weight: weights.Weight, source: tensor_files.TensorSource, index: weights.Slices) -> np.ndarray:
     """The part ``index`` of a weight, float32."""
-    names, of_layer = (weight.hf_names[index[0]], index[1:]) if weight.stacked else (weight.hf_names, index)
+    tensors, stack, of_layer = weight.part(index)
     array = np.empty(0, np.float32)
-    for i, name in enumerate(names):
+    for i, name in enumerate(tensors):
         layer = weights.read_layer(weight, of_layer, functools.partial(source.read, name))
         if i == 0:
-            array = np.empty((len(names), *layer.shape), np.float32)
+            array = np.empty((len(tensors), *layer.shape), np.float32)
         array[i] = layer
         if not np.isfinite(array[i]).all():
             raise ValueError(f"{source.where}: tensor {name} holds NaN or infinity")
-    return array if weight.stacked else array[0]
+    return array.reshape(*stack, *array.shape[1:])
 
 
 def _placed(weight: weights.Weight, source: tensor_files.TensorSource, place: Sharding) -> Array:

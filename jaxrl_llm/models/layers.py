@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attend import attend
 from jaxrl_llm.models.attention import by_lanes, soft_cap
+from jaxrl_llm.models.experts import Experts
 from jaxrl_llm.models.rotary import Angles, rotate
 from jaxrl_llm.types import Array
 
@@ -236,7 +237,7 @@ class Layer(nn.Module):
 
     def setup(self):
         self.attention = Attention(self.config, self.dtype)
-        self.mlp = MLP(self.config, self.dtype)
+        self.mlp = (Experts if self.config.experts else MLP)(self.config, self.dtype)
         if self.config.norms != "after":
             self.attention_norm, self.mlp_norm = norm(self.config), norm(self.config)
         if self.config.norms != "before":

@@ -22,6 +22,10 @@ _LAYER = {
     "mlp/up": "mlp.up_proj",
     "mlp/down": "mlp.down_proj",
 }
+_EXPERTS = {
+    "mlp/router": "mlp.gate",
+    **{f"mlp/{part}": f"mlp.experts.{{expert}}.{part}_proj" for part in ("gate", "up", "down")},
+}
 _OUTSIDE = {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
 _GPT2 = {
     "embed": "transformer.wte",
@@ -38,13 +42,14 @@ _GPT2 = {
 
 
 def hf_name(config: ModelConfig, path: str) -> str:
-    """Of the parameter at ``path``; with ``{layer}`` where the layers are stacked."""
+    """Of the parameter at ``path``; with ``{layer}`` and ``{expert}`` where those are stacked."""
     module, _, parameter = path.rpartition("/")
     if config.fused_qkv:
         name = _GPT2[module]
     elif module.startswith("layers/"):
         part = module.removeprefix("layers/")
-        name = "model.layers.{layer}." + {**_NORMS[config.norms], **_LAYER}[part]
+        of_experts = _EXPERTS if config.experts else {}
+        name = "model.layers.{layer}." + {**_NORMS[config.norms], **_LAYER, **of_experts}[part]
     else:
         name = _OUTSIDE[module]
     return f"{name}.{'bias' if parameter == 'bias' else 'weight'}"

@@ -7,6 +7,7 @@ make the same tree (a test compares the two).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -42,7 +43,7 @@ class Weight:
       path: keys from the root of the parameter tree.
       axes: logical axes, keys of ``sharding.RULES``; ``layers`` first if the layers are stacked.
       shape: as long as axes.
-      hf_name: the tensor's name in a Hugging Face checkpoint; holds ``{layer}`` if the layers are stacked.
+      hf_name: the tensor's name in a Hugging Face checkpoint; holds ``{layer}``, and ``{expert}``, if they are stacked.
       layout: see Layout.
     """
 
@@ -57,9 +58,15 @@ class Weight:
         return self.axes[0] == "layers"
 
     @property
+    def stack(self) -> tuple[int, ...]:
+        """Sizes of the leading axes that have a tensor for each entry in a Hugging Face checkpoint."""
+        leading = ("layers", "experts")
+        return tuple(size for i, size in enumerate(self.shape[:2]) if self.axes[: i + 1] == leading[: i + 1])
+
+    @property
     def layer_shape(self) -> tuple[int, ...]:
-        """Of one layer."""
-        return self.shape[1:] if self.stacked else self.shape
+        """Of one layer, or of one expert of it."""
+        return self.shape[len(self.stack) :]
 
     @property
     def of_norm(self) -> bool:
@@ -67,8 +74,19 @@ class Weight:
 
     @property
     def hf_names(self) -> tuple[str, ...]:
-        """One for each layer, or the one."""
-        return tuple(self.hf_name.format(layer=i) for i in range(self.shape[0])) if self.stacked else (self.hf_name,)
+        """One for each entry of the stack, or the one."""
+        places = itertools.product(*map(range, self.stack))
+        return tuple(self.hf_name.format(**dict(zip(("layer", "expert"), place, strict=False))) for place in places)
+
+    def tensor(self, array: Any, number: int) -> Any:
+        """The entry of the stack whose name is ``hf_names[number]``."""
+        return array[tuple(int(i) for i in np.unravel_index(number, self.stack))] if self.stack else array
+
+    def part(self, index: Slices) -> tuple[tuple[str, ...], tuple[int, ...], Slices]:
+        """The names of the tensors that a part of the weight is of, the shape of its stack, and their own part."""
+        depth = len(self.stack)
+        names = np.array(self.hf_names, object).reshape(self.stack)[(*index[:depth], ...)]
+        return tuple(names.ravel()), names.shape, index[depth:]
 
     @property
     def hf_shape(self) -> tuple[int, ...]:
@@ -94,6 +112,7 @@ def weight_table(config: ModelConfig) -> tuple[Weight, ...]:
         "head": config.head_size,
         "mlp": config.mlp_width,
         "qkv": 3,
+        "experts": config.experts,
         "positions": config.max_positions,
     }
 
@@ -135,9 +154,14 @@ def weight_table(config: ModelConfig) -> tuple[Weight, ...]:
         table += layer_norm("post_attention_norm", config.width)
     if config.norms != "after":
         table += layer_norm("mlp_norm", config.width)
-    for name in ("gate", "up") if config.gated else ("up",):
-        table += dense(f"mlp/{name}", "embed", "mlp", config.mlp_bias)
-    table += dense("mlp/down", "mlp", "embed", config.mlp_bias)
+    if config.experts:
+        table += dense("mlp/router", "embed", "experts", False)
+        for name, axes in (("gate", "embed mlp"), ("up", "embed mlp"), ("down", "mlp embed")):
+            table.append(weight(f"layers/mlp/{name}/kernel", f"layers experts {axes}", "matrix"))
+    else:
+        for name in ("gate", "up") if config.gated else ("up",):
+            table += dense(f"mlp/{name}", "embed", "mlp", config.mlp_bias)
+        table += dense("mlp/down", "mlp", "embed", config.mlp_bias)
     if config.norms != "before":
         table += layer_norm("post_mlp_norm", config.width)
     table += norm("final_norm", config.width)

@@ -117,7 +117,7 @@ def _split(table: tuple[Weight, ...], item_bytes: int, limit: int) -> list[list[
 
 def _tensor(params: Params, weight: Weight, layer: int, dtype: np.dtype) -> np.ndarray:
     array = leaf(params, weight)
-    host = np.asarray(array[layer] if weight.stacked else array)
+    host = np.asarray(weight.tensor(array, layer))
     # safetensors writes the memory as it lies, so a transposed view must be copied into order.
     return np.ascontiguousarray(to_hf_layout(weight, host).astype(dtype))
 

@@ -21,7 +21,8 @@ def layer_flops(config: ModelConfig, tokens: float, pairs: float) -> float:
     Pairs that a window hides are counted: they are computed, and then left out.
     """
     c = config
-    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + c.mlp_matrices * c.width * c.mlp_width
+    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + c.mlp_matrices * c.width * c.active_mlp_width
+    matrices += c.width * c.experts  # the router
     return 2.0 * tokens * matrices + product_flops(c, pairs) * _FORWARD
 
 
@@ -86,8 +87,8 @@ def update_flops(work: Work) -> float:
     again = {
         "none": 0.0,
         "dots": layer_flops(c, 0, pairs),
-        "mlp": layer_flops(c, 0, pairs) + 2.0 * (c.mlp_matrices - 1) * tokens * c.width * c.mlp_width,
-        "layer": layer_flops(c, tokens, pairs) - 2.0 * tokens * c.width * c.mlp_width,
+        "mlp": layer_flops(c, 0, pairs) + 2.0 * (c.mlp_matrices - 1) * tokens * c.width * c.active_mlp_width,
+        "layer": layer_flops(c, tokens, pairs) - 2.0 * tokens * c.width * c.active_mlp_width,
     }[work.remat]
     layers, logits = forward_flops(work, "update"), logits_flops(work, "update")
     backward = 2 * layers + c.layers * (_BACKWARD[work.attention] - 2 * _FORWARD) * product_flops(c, pairs)

@@ -80,9 +80,8 @@ def tokens_on_device(work: Work, program: str) -> float:
 def layer_numbers(work: Work) -> float:
     """Numbers that the products of one layer make of a token, on one device, without the scores of attention."""
     c = work.config
-    return ((2 * c.heads + 2 * c.kv_heads) * c.head_size + c.mlp_matrices * c.mlp_width) / work.mesh[
-        "tensor"
-    ] + 4 * c.width
+    split = (2 * c.heads + 2 * c.kv_heads) * c.head_size + c.mlp_matrices * c.active_mlp_width
+    return split / work.mesh["tensor"] + 4 * c.width
 
 
 def score_numbers(work: Work, program: str) -> float:
@@ -99,7 +98,8 @@ def score_numbers(work: Work, program: str) -> float:
 def _gathered(work: Work) -> float:
     """One layer's weights whole along fsdp in the compute dtype."""
     c = work.config
-    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size + c.mlp_matrices * c.width * c.mlp_width
+    matrices = 2 * c.width * (c.heads + c.kv_heads) * c.head_size
+    matrices += c.mlp_matrices * c.width * c.mlp_width * max(1, c.experts)
     return matrices / work.mesh["tensor"] * work.number
 
 
@@ -138,7 +138,7 @@ def activation_bytes(work: Work, program: str) -> float:
         "none": layer,
         "layer": residual,
         "mlp": projected,
-        "dots": projected + tokens * ((c.mlp_matrices - 1) * c.mlp_width / tensor + c.width) * work.number,
+        "dots": projected + tokens * ((c.mlp_matrices - 1) * c.active_mlp_width / tensor + c.width) * work.number,
     }[work.remat]
     of_layer = (1 if work.remat == "none" else 2) * layer + 2 * _gathered(work)
     of_logits = (2 + chunks.count * chunks.kept) * logits + _head(work, work.number + FLOAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -90,6 +91,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen3-8B-Base": {**_QWEN3_8B, **_QWEN3_BASE},
     "Qwen3-14B": _qwen3(5120, 17408, 40, 40, False),
     "Qwen3-32B": _qwen3(5120, 25600, 64, 64, False),
+    "Qwen3-30B-A3B": {
+        **{key: value for key, value in _qwen3(2048, 6144, 48, 32, False).items() if key != "transformers_version"},
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_key_value_heads": 4,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.001,
+    },
     "Qwen2.5-Math-7B": {
         "architectures": ["Qwen2ForCausalLM"],
         "attention_dropout": 0.0,
@@ -231,6 +246,7 @@ PARAMETERS = {
     "Qwen3-1.7B": 1_720_574_976,
     "Qwen3-14B": 14_768_307_200,
     "Qwen3-32B": 32_762_123_264,
+    "Qwen3-30B-A3B": 30_532_122_624,
     "Qwen2.5-Math-7B": 7_615_616_512,
     "Llama-3.1-70B": 70_553_706_496,
     "Mistral-7B-v0.1": 7_241_732_096,
@@ -252,23 +268,35 @@ def ask_transformers(name: str) -> dict[str, tuple[int, ...]]:
     config = transformers.AutoConfig.for_model(**CONFIGS[name])
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return dict(pair for name, x in model.named_parameters() for pair in _in_checkpoint(name, tuple(x.shape)))
+
+
+def _in_checkpoint(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """transformers 5 stacks the experts that checkpoints have one by one."""
+    if ".experts." not in name:
+        return [(name, shape)]
+    prefix, _, part = name.rpartition(".")
+    parts = ("gate_proj", "up_proj") if part == "gate_up_proj" else (part,)
+    one = (shape[1] // len(parts), shape[2])
+    return [(f"{prefix}.{expert}.{part}.weight", one) for expert in range(shape[0]) for part in parts]
 
 
 def recorded(name: str) -> dict[str, tuple[int, ...]]:
     layers = CONFIGS[name].get("num_hidden_layers") or CONFIGS[name]["n_layer"]
     shapes = {}
     for template, shape in json.loads((FIXTURES / "public_shapes.json").read_text())[name].items():
-        for layer in range(layers if "{layer}" in template else 1):
-            shapes[template.format(layer=layer)] = tuple(shape)
+        experts = CONFIGS[name]["num_experts"] if "{expert}" in template else 1
+        for layer, expert in itertools.product(range(layers if "{layer}" in template else 1), range(experts)):
+            shapes[template.format(layer=layer, expert=expert)] = tuple(shape)
     return shapes
 
 
 def collapse(shapes: dict[str, tuple[int, ...]]) -> dict[str, list[int]]:
-    """One line for all layers, which must be alike."""
+    """One line for all layers and experts, which must be alike."""
     templates: dict[str, list[int]] = {}
     for name, shape in shapes.items():
         template = re.sub(r"\b(layers|h)\.\d+\.", r"\1.{layer}.", name)
+        template = re.sub(r"experts\.\d+\.", "experts.{expert}.", template)
         if templates.setdefault(template, list(shape)) != list(shape):
             raise ValueError(f"{name} has shape {shape}, other layers have {templates[template]}")
     return templates

@@ -27,6 +27,10 @@ COMPARED = (  # what determines the function that transformers computes
     "tie_word_embeddings",
     "attention_bias",
     "mlp_bias",
+    "moe_intermediate_size",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "norm_topk_prob",
     "sliding_window",
     "layer_types",
     "no_rope_layers",
@@ -130,6 +134,8 @@ if tiny.HAVE_TRANSFORMERS:
         original = transformers.AutoConfig.for_model(**CONFIGS[name])
         ours = transformers.AutoConfig.for_model(**to_hf(from_hf(CONFIGS[name], name), "float32"))
         for key in COMPARED:
+            if key == "intermediate_size" and hasattr(original, "moe_intermediate_size"):
+                continue  # of dense layers, of which there are none
             if hasattr(type(original)(), key):  # else a key that transformers does not read of this family
                 assert getattr(ours, key) == getattr(original, key), key
         _assert_equal_rotations(ours, original)
@@ -179,6 +185,10 @@ if tiny.HAVE_TRANSFORMERS:
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             "expected the rope_type default",
         ),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not supported for qwen3_moe; expected 1"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only_layers = [0] is not supported for qwen3_moe; expected []"),
+        ("qwen3_moe", {"num_experts_per_tok": 7}, "num_experts_per_tok = 7; expected at most num_experts = [6]"),
+        ("qwen3_moe", {"num_local_experts": 5}, "expected at most num_experts and num_local_experts = [6, 5], one"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
         ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu' is not supported for gpt2"),
         ("gpt2", {"n_embd": None}, "n_embd = None; expected a whole number"),

@@ -21,7 +21,7 @@ def assert_loads_as(case: str, folder, expected) -> None:
 def test_gpt2_is_read_with_and_without_its_prefix_and_its_masks_are_not(tmp_path):
     config, tensors = tiny.hf_config("gpt2"), tiny.hf_tensors(tiny.hf_config("gpt2"))
     expected = hub.load(str(tiny.write_folder(tmp_path / "prefixed", config, tensors))).params
-    masks = {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8), "h.1.attn.masked_bias": np.float32([-1e4])}
+    masks = {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8), "h.1.attn.masked_bias": np.array([-1e4], np.float32)}
     short = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()} | masks
     assert_loads_as("gpt2", tiny.write_folder(tmp_path / "short", config, short), expected)
     both = {

@@ -121,6 +121,17 @@ CASES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
         "tie_word_embeddings": False,
     },
+    "qwen3_moe": {
+        **_COMMON,
+        "model_type": "qwen3_moe",
+        "head_dim": 16,
+        "moe_intermediate_size": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "rope_theta": 1000.0,
+        "tie_word_embeddings": False,
+    },
     "smollm3": {
         **_COMMON,
         "model_type": "smollm3",

@@ -1,0 +1,91 @@
+"""A mixture of experts: against a loop over tokens and experts, over devices, and its auxiliary loss."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl_llm.models import decoder, experts
+from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.sharding import MeshSettings, make_mesh
+from tests.compilation import quick_jit
+from tests.models import tiny
+
+CONFIG = from_hf(tiny.hf_config("qwen3_moe"), "test")
+
+
+def one_by_one(config, weights, x):
+    """[T, D], in float64."""
+    out = np.zeros_like(x)
+    for t, token in enumerate(x):
+        logits = token @ weights["router"]["kernel"]
+        probabilities = np.exp(logits) / np.exp(logits).sum()
+        chosen = np.argsort(-probabilities)[: config.experts_per_token]
+        total = probabilities[chosen].sum() if config.renormalized_router else 1.0
+        for e in chosen:
+            gate, up, down = (weights[name]["kernel"][e] for name in ("gate", "up", "down"))
+            hidden = token @ gate / (1 + np.exp(-token @ gate)) * (token @ up)
+            out[t] += probabilities[e] / total * hidden @ down
+    return out
+
+
+@pytest.mark.parametrize("renormalized", [True, False])
+def test_each_token_gets_the_weighted_sum_of_its_likeliest_experts(renormalized):
+    config = dataclasses.replace(CONFIG, renormalized_router=renormalized)
+    module, x = (
+        experts.Experts(config, jnp.dtype(jnp.float32)),
+        jax.random.normal(jax.random.key(0), (2, 7, config.width)),
+    )
+    params = module.init(jax.random.key(1), x)["params"]
+    params["router"]["kernel"] *= jnp.arange(config.experts)  # far from balanced
+    found = quick_jit(module.apply)({"params": params}, x)
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    expected = one_by_one(config, wide, np.asarray(x, np.float64).reshape(-1, config.width))
+    # Float32 products of 32 and 24 numbers.
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_mesh_changes_neither_hidden_states_nor_gradients():
+    config = dataclasses.replace(CONFIG, layers=1)
+    model, tokens = decoder.functions(config), jnp.asarray(tiny.tokens()[:2])
+    positions = jnp.broadcast_to(jnp.arange(tiny.WIDTH), tokens.shape)
+    params = quick_jit(model.init)(jax.random.key(0))
+
+    def loss(params):
+        hidden = model.apply(params, tokens, positions, jnp.ones_like(tokens))
+        return jnp.sum(jnp.sin(hidden)), hidden
+
+    gradient, hidden = quick_jit(jax.grad(loss, has_aux=True))(params)
+    with jax.set_mesh(make_mesh(MeshSettings(1, 2, 2, 2))):
+        on_mesh, found = quick_jit(jax.grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(found, hidden, rtol=0, atol=1e-5 * np.abs(hidden).max())
+    for one, other in zip(jax.tree.leaves(on_mesh), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
+
+
+def test_a_balanced_router_has_the_loss_of_its_choices_and_padding_does_not_count():
+    logits = np.random.default_rng(0).standard_normal((2, 9, 6)).astype(np.float32)
+    mask = np.arange(9) < 6
+    found = experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask))
+    logits[:, ~mask] = 50.0
+    np.testing.assert_array_equal(experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask)), found)
+    uniform = jnp.tile(1e-4 * jnp.eye(6), (2, 1, 1))  # each expert is as often the likeliest
+    assert float(experts.load_balancing_loss(uniform, 1, jnp.ones(6, bool))) == pytest.approx(1.0, abs=1e-3)
+
+
+if tiny.HAVE_TRANSFORMERS:
+
+    def test_the_auxiliary_loss_is_that_of_transformers():
+        import torch
+        from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+        logits = np.random.default_rng(0).standard_normal((3, 2 * 9, 6)).astype(np.float32)
+        mask = np.arange(9) < np.array([9, 4])[:, None]
+        layers = tuple(torch.tensor(layer) for layer in logits)
+        expected = float(load_balancing_loss_func(layers, 6, 3, torch.tensor(mask)))
+        found = experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask.ravel()))
+        assert float(found) == pytest.approx(expected, rel=1e-5)
