@@ -18,7 +18,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attention import soft_cap
-from jaxrl_llm.models.layers import KERNEL_INIT, PROJECTED, Kind, Layer, norm
+from jaxrl_llm.models.kinds import layer_kinds, stacked_kinds
+from jaxrl_llm.models.layers import KERNEL_INIT, PROJECTED, Layer, norm
 from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
 from jaxrl_llm.types import Array, KVCache, Model, Params
@@ -38,9 +39,6 @@ _GATHERED = "gathered weights"
 
 # A scan stores what the backward pass needs in stacked arrays, a copy a layer; a shallow decoder is unrolled instead.
 UNROLLED_LAYERS = 8
-
-# Of a layer that has no window where others have one, as a number that a scan can carry.
-_NO_WINDOW = 1 << 30
 
 
 class Embedding(nn.Module):
@@ -66,25 +64,6 @@ def embedded(config: ModelConfig, prepared: Params, tokens: Array, positions: Ar
     """What the first layer receives, from the sampling layout of the parameters."""
     of_positions = prepared["positions"][positions] if config.learned_positions else None
     return _embed(config, prepared["embedding"][tokens], of_positions)
-
-
-def layer_kinds(config: ModelConfig) -> list[Kind]:
-    """Of each layer; all alike where the architecture makes no difference."""
-    ropes = config.ropes
-    return [
-        Kind(config.window_of(layer), ropes.index(config.rope_of(layer)) if len(ropes) > 1 else None)
-        for layer in range(config.layers)
-    ]
-
-
-def _stacked_kinds(config: ModelConfig) -> Kind:
-    """As arrays [L] for a scan."""
-    windows, ropes = zip(*layer_kinds(config), strict=True)
-    numbers = [_NO_WINDOW if window is None else window for window in windows]
-    return Kind(
-        None if config.window is None else jnp.array(numbers, jnp.int32),
-        None if ropes[0] is None else jnp.array(ropes, jnp.int32),
-    )
 
 
 class Decoder(nn.Module):
@@ -127,7 +106,7 @@ class Decoder(nn.Module):
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
         run = layers(c, self.dtype, self.attention, prompt, lanes, segments_per_lane, name="layers")
-        x, _ = run(x, rotary_angles(c, positions), segments, of_rows, _stacked_kinds(c))
+        x, _ = run(x, rotary_angles(c, positions), segments, of_rows, stacked_kinds(c))
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
         return norm(c, "final_norm")(x).reshape(*tokens.shape, c.width)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,7 @@ from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attend import attend
 from jaxrl_llm.models.attention import by_lanes, soft_cap
 from jaxrl_llm.models.experts import Experts
+from jaxrl_llm.models.kinds import PLAIN, Kind
 from jaxrl_llm.models.rotary import Angles, rotate
 from jaxrl_llm.types import Array
 
@@ -190,21 +191,6 @@ class MLP(nn.Module):
         return dense(self.config.width, "down")(hidden)
 
 
-class Kind(NamedTuple):
-    """What one layer has in a decoder whose layers are not alike; whole numbers, in a scan traced ones.
-
-    Attributes:
-      window: positions that a token sees, its own included; None: all.
-      rope: its entry in angles of several kinds; None: there is one kind.
-    """
-
-    window: Any = None
-    rope: Any = None
-
-
-PLAIN = Kind()
-
-
 def _span(positions: Array | None, kind: Kind) -> tuple[Array, Array] | None:
     """As ``by_lanes`` takes it."""
     if kind.window is None or positions is None:
@@ -221,7 +207,7 @@ def _own(angles: Angles | None, kind: Kind) -> Angles | None:
 class Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); norms also, or only, after attention and MLP where configured.
 
-    A layer that is not like all others is told of its :data:`Kind`.
+    A layer that is not like all others is told of its :class:`~jaxrl_llm.models.kinds.Kind`.
 
     Attributes:
       attention_choice: of the full sequence, see :func:`jaxrl_llm.models.attend.implementation`.

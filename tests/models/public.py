@@ -131,13 +131,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 152064,
     },
     "Llama-3.1-8B": _LLAMA31,
-    "Llama-3.1-70B": {
-        **_LLAMA31,
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_attention_heads": 64,
-        "num_hidden_layers": 80,
-    },
+    "Llama-3.1-70B": _LLAMA31
+    | {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_hidden_layers": 80},
     "Mistral-7B-v0.1": {
         "architectures": ["MistralForCausalLM"],
         "bos_token_id": 1,

@@ -41,7 +41,10 @@ def test_each_token_gets_the_weighted_sum_of_its_likeliest_experts(renormalized)
         jax.random.normal(jax.random.key(0), (2, 7, config.width)),
     )
     params = module.init(jax.random.key(1), x)["params"]
-    params["router"]["kernel"] *= jnp.arange(config.experts)  # far from balanced
+    params = {
+        **params,
+        "router": jax.tree.map(lambda x: x * jnp.arange(config.experts), params["router"]),
+    }  # unbalanced
     found = quick_jit(module.apply)({"params": params}, x)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     expected = one_by_one(config, wide, np.asarray(x, np.float64).reshape(-1, config.width))
@@ -86,6 +89,6 @@ if tiny.HAVE_TRANSFORMERS:
         logits = np.random.default_rng(0).standard_normal((3, 2 * 9, 6)).astype(np.float32)
         mask = np.arange(9) < np.array([9, 4])[:, None]
         layers = tuple(torch.tensor(layer) for layer in logits)
-        expected = float(load_balancing_loss_func(layers, 6, 3, torch.tensor(mask)))
+        expected = float(load_balancing_loss_func(layers, 6, 3, torch.tensor(mask)))  # type: ignore[arg-type]
         found = experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask.ravel()))
         assert float(found) == pytest.approx(expected, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Tiny models of every family: Hugging Face configs, weights from a numpy seed, inputs, and transformers' answers.
+"""Tiny models of every family (configs in `cases.py`): weights from a numpy seed, inputs, and transformers' answers.
 
 The weights come from numpy, so that the answers recorded in fixtures/ (by record_fixtures.py) can be compared where
 transformers and torch are not installed.
@@ -17,188 +17,14 @@ from safetensors.numpy import save_file
 
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.config import from_hf
+from tests.models.cases import CASES, VOCABULARY
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # torch too, which transformers needs to compute anything; the extra `parity` has both
 HAVE_TRANSFORMERS = all(importlib.util.find_spec(package) is not None for package in ("transformers", "torch"))
-VOCABULARY = 61
 WIDTH = 48  # S of the inputs
 LENGTHS = np.array([48, 23, 1])
 GREEDY_TOKENS = 64
-
-_COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 256,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-CASES: dict[str, dict[str, Any]] = {
-    "llama": {**_COMMON, "model_type": "llama", "rope_theta": 10000.0, "tie_word_embeddings": False},
-    # The wavelengths 6, 20, 63 and 199 lie below, between and above the bounds 32 / 4 and 32 / 1; 48 tokens pass 32.
-    "llama3": {
-        **_COMMON,
-        "model_type": "llama",
-        "rope_theta": 100.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
-        "tie_word_embeddings": True,
-    },
-    "qwen2": {**_COMMON, "model_type": "qwen2", "rope_theta": 1000.0, "tie_word_embeddings": True},
-    "qwen3": {
-        **_COMMON,
-        "model_type": "qwen3",
-        "head_dim": 16,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000.0,
-        "tie_word_embeddings": False,
-    },
-    "llama_biases": {
-        **_COMMON,
-        "model_type": "llama",
-        "attention_bias": True,
-        "mlp_bias": True,
-        "rope_theta": 100.0,
-        "rope_scaling": {"type": "linear", "factor": 2.5},
-        "tie_word_embeddings": True,
-    },
-    # Sequences pass max_position_embeddings.
-    "llama_dynamic": {
-        **_COMMON,
-        "model_type": "llama",
-        "rope_theta": 100.0,
-        "max_position_embeddings": 24,
-        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
-        "tie_word_embeddings": False,
-    },
-    "mistral": {
-        **_COMMON,
-        "model_type": "mistral",
-        "rope_theta": 1000.0,
-        "sliding_window": 7,
-        "tie_word_embeddings": False,
-    },
-    # Four frequencies, of which yarn keeps one, divides one and blends two.
-    "qwen2_window": {
-        **_COMMON,
-        "model_type": "qwen2",
-        "rope_theta": 1000.0,
-        "rope_scaling": {
-            "rope_type": "yarn",
-            "factor": 4.0,
-            "original_max_position_embeddings": 32,
-            "beta_fast": 4.0,
-            "beta_slow": 0.2,
-            "mscale": 1.5,
-            "mscale_all_dim": 0.5,
-            "truncate": False,
-        },
-        "use_sliding_window": True,
-        "sliding_window": 9,
-        "max_window_layers": 1,
-        "tie_word_embeddings": True,
-    },
-    "qwen3_window": {
-        **_COMMON,
-        "model_type": "qwen3",
-        "head_dim": 16,
-        "attention_bias": True,
-        "rope_theta": 1000.0,
-        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-        "use_sliding_window": True,
-        "sliding_window": 6,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "tie_word_embeddings": False,
-    },
-    "qwen3_moe": {
-        **_COMMON,
-        "model_type": "qwen3_moe",
-        "head_dim": 16,
-        "moe_intermediate_size": 24,
-        "num_experts": 6,
-        "num_experts_per_tok": 3,
-        "norm_topk_prob": True,
-        "rope_theta": 1000.0,
-        "tie_word_embeddings": False,
-    },
-    "smollm3": {
-        **_COMMON,
-        "model_type": "smollm3",
-        "num_hidden_layers": 3,
-        "no_rope_layers": [1, 0, 1],
-        "rope_theta": 1000.0,
-        "pad_token_id": None,
-        "tie_word_embeddings": True,
-    },
-    "smollm3_window": {
-        **_COMMON,
-        "model_type": "smollm3",
-        "no_rope_layer_interval": 2,
-        "attention_bias": True,
-        "mlp_bias": True,
-        "use_sliding_window": True,
-        "sliding_window": 10,
-        "rope_theta": 1000.0,
-        "pad_token_id": None,
-        "tie_word_embeddings": False,
-    },
-    "gemma2": {
-        **_COMMON,
-        "model_type": "gemma2",
-        "hidden_activation": "gelu_pytorch_tanh",
-        "head_dim": 16,
-        "query_pre_attn_scalar": 24,
-        "attn_logit_softcapping": 3.0,
-        "final_logit_softcapping": 5.0,
-        "sliding_window": 8,
-        "rope_theta": 1000.0,
-        "pad_token_id": None,
-        "tie_word_embeddings": False,
-    },
-    "gemma3": {
-        **_COMMON,
-        "model_type": "gemma3_text",
-        "hidden_activation": "gelu_pytorch_tanh",
-        "num_hidden_layers": 3,
-        "head_dim": 16,
-        "query_pre_attn_scalar": 24,
-        "sliding_window": 8,
-        "sliding_window_pattern": 3,
-        "rope_theta": 1000.0,
-        "rope_local_base_freq": 100.0,
-        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
-        "pad_token_id": None,
-        "tie_word_embeddings": True,
-    },
-    "olmo2": {
-        **_COMMON,
-        "model_type": "olmo2",
-        "rope_theta": 1000.0,
-        "pad_token_id": None,
-        "tie_word_embeddings": False,
-    },
-    "gpt2": {
-        "model_type": "gpt2",
-        "vocab_size": VOCABULARY,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 128,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    },
-}
 
 
 def hf_config(case: str, **changes: Any) -> dict[str, Any]:
