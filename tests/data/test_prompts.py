@@ -95,7 +95,7 @@ def test_an_unknown_kind_of_source_is_refused_with_those_that_exist(source):
 
 
 def test_an_unknown_task_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="the built-in tasks are chain_sum, addition"):
+    with pytest.raises(ValueError, match="the built-in tasks are chain_sum, digit_chain, addition"):
         load_problems("task:chess", **KEYS)
 
 
