@@ -162,7 +162,8 @@ LITE_PPO = Takeaway(
     "Group mean, batch std and the mean over all tokens on a plain PPO clip beat GRPO and DAPO.",
     "base models on easy and hard data (section 5); aligned models in the ICLR version",
     "Figure 15: curves, one seed; tables 1 to 4 of the ICLR version: 1.5 to 2.8 points in the mean.",
-    "GRPO's KL coefficient and DAPO's bound, buffer and limit of resampling are not given; those of configs/ stand in.",
+    "GRPO's KL coefficient and DAPO's bound, buffer and limit of resampling are not given; those of configs/ stand in. "
+    "DAPO draws up to ten rollouts for a step, so that equal steps are not equal costs.",
     tuple(
         Check(experiment, "*", "lite_ppo", other, "helps")
         for experiment in ("e12_lite_ppo", "e13_lite_ppo_aligned")
