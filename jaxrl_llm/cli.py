@@ -13,97 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl_llm import cli_study, environment
+from jaxrl_llm.cli_arguments import make_parser, split_overrides
 
 _PACKAGE = Path(__file__).resolve().parent
 
 _COMPUTES = ("train", "evaluate", "sample", "pretrain", "microscope", "study run")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxrl-llm", description="Reinforcement learning for LLM reasoning in JAX.")
-    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, text: str, *, config: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        if config:
-            command.add_argument(
-                "--config", required=True, metavar="FILE", help="a config file, such as configs/grpo.py"
-            )
-            command.epilog = "--config.path=value changes a key, as in --config.algorithm.clip_high=0.28"
-        return command
-
-    train = add("train", "train; the same command again goes on where a stopped run was")
-    evaluate = add("evaluate", "score config.model.source on the held-out problems of config.evaluation")
-    for command in (train, evaluate):
-        command.add_argument(
-            "--distributed",
-            nargs="?",
-            const="auto",
-            metavar="HOST:PORT,I/N",
-            help="with other processes: found on TPU VMs, GKE, SLURM; else address of process 0, number of this, count",
-        )
-    sample = add("sample", "print completions of a question")
-    sample.add_argument("question")
-    sample.add_argument("--samples", type=int, default=1, metavar="K", help="completions to print (default 1)")
-    add("explain", "print the objective that a config resolves to, in words and formula")
-    diff = add("diff", "print the keys in which two configs differ, with both values and formulas", config=False)
-    diff.add_argument("one", metavar="A.py", help="a config file")
-    diff.add_argument("other", metavar="B.py", help="another")
-    diff.epilog = "--config.path=value changes a key of both"
-    microscope = add("microscope", "compare what recipes do, token by token, on saved rollouts", config=False)
-    microscope.add_argument("--rollouts", type=Path, required=True, metavar="DIR", help="folder rollouts of a run")
-    microscope.add_argument(
-        "--recipes", required=True, metavar="A,B", help="names in configs/ or files; first: reference"
-    )
-    microscope.add_argument(
-        "--parameters", action="store_true", help="gradients by the parameters of the run's last checkpoint"
-    )
-    microscope.add_argument("--to", type=Path, metavar="FILE", help="the figure (default: microscope.svg in DIR)")
-    add("pretrain", "make a small model from a built-in task")
-    report = add("report", "write report.html into the folder of a run", config=False)
-    report.add_argument("run", type=Path, help="folder of a run")
-    plan = add("plan", "say what a run would need on a machine that is not there: memory, network, time and cost")
-    plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:4x4x8, v5e:4x4 or h200:8")
-    plan.add_argument("--model-config", type=Path, metavar="FILE", help="a config.json, in place of model.source")
-    plan.add_argument("--price", type=float, metavar="P", help="of a chip and hour, for the cost of 1,000 steps")
-    plan.add_argument("--formula", action="store_true", help="by formula alone: no compiler, seconds; GPUs always")
-    plan.add_argument("--quick", action="store_true", help="compile with less optimization (O1): sooner, less exact")
-    plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
-    plan.add_argument("--to", type=Path, metavar="FILE", help="JSON to write (default: beside run_dir)")
-    cli_study.add_commands(add("study", "which trick helps, where, and how sure are we", config=False))
-    advise = add(
-        "advise",
-        "print the recipe that the evidence supports, the paper's and ours, and how strong it is",
-        config=False,
-    )
-    advise.add_argument("--model-kind", required=True, metavar="KIND", help="base, or aligned (instruction-tuned)")
-    advise.add_argument("--data", required=True, metavar="TIER", help="easy, medium or hard for this model")
-    advise.add_argument("--max-length", required=True, type=int, metavar="N", help="tokens of a completion")
-    advise.add_argument("--model-size", type=float, metavar="B", help="billions of parameters")
-    convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
-    convert.add_argument("run", type=Path, help="folder of a run")
-    convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
-    convert.add_argument("--certify", action="store_true", help="compare its logits, here and in transformers")
-    return parser
-
-
-def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The `--config.path=value` (or `--config.path value`) arguments as "path=value", and the others."""
-    overrides, others = [], []
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("--config."):
-            others.append(argument)
-            continue
-        override = argument.removeprefix("--config.")
-        if "=" not in override:
-            value = next(rest, None)
-            if value is None or value.startswith("--"):
-                raise ValueError(f"{argument} has no value: expected {argument}=value")
-            override = f"{override}={value}"
-        overrides.append(override)
-    return overrides, others
 
 
 @contextlib.contextmanager
@@ -295,8 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in arguments
     try:
-        overrides, others = _split_overrides([argument for argument in arguments if argument != "--traceback"])
-        parsed = _parser().parse_args(others)
+        overrides, others = split_overrides([argument for argument in arguments if argument != "--traceback"])
+        parsed = make_parser().parse_args(others)
         parsed.traceback, parsed.words = show_traceback, arguments
         if from_shell and parsed.command in _COMPUTES:
             environment.prepare()

@@ -1,4 +1,4 @@
-"""Eight fake CPU devices for the whole suite, so that meshes are tested everywhere, and nothing compiled before.
+"""Eight fake CPU devices for the whole suite, so that meshes are tested everywhere; compiled cheaply, and never before.
 
 Set before jax starts. Files that take longest come first: the processes that share the suite end together.
 """
@@ -6,7 +6,9 @@ Set before jax starts. Files that take longest come first: the processes that sh
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+from tests.compilation import CHEAP_FLAGS
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {CHEAP_FLAGS}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = (
     ""  # the user's own programs neither speed a test up nor hide what it compiles
 )

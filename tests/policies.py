@@ -23,7 +23,6 @@ from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.batch import Batcher, Judged, Scored, make_batcher
 from jaxrl_llm.training.settings import LoopSettings
 from jaxrl_llm.types import Metrics, Rollout, TrainBatch
-from tests.compilation import compiled_quickly, quick_jit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 VOCABULARY = 200  # more than one block of the inverse CDF
@@ -66,7 +65,7 @@ def save_character_model(folder: Path) -> Path:
 
 @functools.cache
 def _initial(seed: int) -> dict[str, Any]:
-    return jax.device_get(quick_jit(MODEL.init)(jax.random.key(seed)))
+    return jax.device_get(jax.jit(MODEL.init)(jax.random.key(seed)))
 
 
 def params(seed: int = 0) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def algorithm(recipe: str = "lite_ppo", **changes: Any) -> Algorithm:
 
 @functools.cache
 def batcher(algorithm: Algorithm, max_tokens: int = PLAIN.max_tokens) -> Batcher:
-    return compiled_quickly(make_batcher(algorithm, max_tokens, LoopSettings(window=8, period=4, repeats=2)))
+    return make_batcher(algorithm, max_tokens, LoopSettings(window=8, period=4, repeats=2))
 
 
 def batch(

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.compilation import quick_jit
 from tests.reference_kinds import advantages, aggregation, mismatch, policy, rewards, surrogates
 
 Outputs = dict[str, Any]
@@ -68,7 +67,7 @@ def evaluate(kind: str, params: dict[str, Any], inputs: dict[str, np.ndarray]) -
         arrays = {name: jnp.asarray(array) for name, array in inputs.items()}
         if "mask" in arrays:
             arrays["mask"] = arrays["mask"].astype(bool)
-        results = quick_jit(lambda arrays: _differentiated(kind, params, arrays))(arrays)
+        results = jax.jit(lambda arrays: _differentiated(kind, params, arrays))(arrays)
         return jax.tree.map(np.asarray, results)
 
 

@@ -49,7 +49,9 @@ LAYERS: dict[str, set[str]] = {
     "study": CONFIG
     | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
     "cli_study": {"distributed", "training.log", "study"},
-    "cli": CONFIG | {"cli_study", "study", "environment", "explain", "diff", "report", "microscope", "planning"},
+    "cli_arguments": {"cli_study"},
+    "cli": CONFIG
+    | {"cli_arguments", "cli_study", "study", "environment", "explain", "diff", "report", "microscope", "planning"},
 }
 
 WITHOUT_JAX = (

@@ -14,7 +14,6 @@ import pytest
 from jaxrl_llm.models import decoder, weights
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.sharding import MESH_AXES, MeshSettings, constrain_tokens, lay_devices, make_mesh, shard_rows
-from tests.compilation import quick_jit
 from tests.models import tiny
 
 # Two key/value heads for eight query heads: `tensor` and `sequence` split the heads further than that.
@@ -46,7 +45,7 @@ def inputs() -> tuple[np.ndarray, ...]:
 
 @functools.cache
 def parameters():
-    return jax.device_get(quick_jit(MODEL.init)(jax.random.key(0)))
+    return jax.device_get(jax.jit(MODEL.init)(jax.random.key(0)))
 
 
 def hidden_and_gradient(params, rows):
@@ -56,7 +55,7 @@ def hidden_and_gradient(params, rows):
         hidden = MODEL.apply(params, *rows, PROMPT, LANES)
         return jnp.sum(hidden * weight * (rows[2] != 0)[..., None]), hidden
 
-    (_, hidden), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (_, hidden), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return jax.device_get((hidden, gradient))
 
 

@@ -149,7 +149,7 @@ def test_train_refuses_a_folder_that_is_not_the_bucket(worker):
 
 
 def test_the_command_that_is_launched_is_one_that_the_command_line_takes(worker):
-    from jaxrl_llm import cli
+    from jaxrl_llm import cli_arguments
     from jaxrl_llm import config as configs
 
     shell, home = worker
@@ -157,8 +157,8 @@ def test_the_command_that_is_launched_is_one_that_the_command_line_takes(worker)
     shell.fake(home / "venv" / "bin" / "jaxrl-llm")
     shell.tell(MOUNTED)
     shell.run(home / "worker.sh", "train")
-    overrides, others = cli._split_overrides(shell.words[-1][1:])
-    parsed = cli._parser().parse_args(others)
+    overrides, others = cli_arguments.split_overrides(shell.words[-1][1:])
+    parsed = cli_arguments.make_parser().parse_args(others)
     config = configs.load(SCRIPTS.parent / parsed.config, overrides)
     assert parsed.command == "train"
     assert config.steps == 5

@@ -145,25 +145,36 @@ def score(
 
     hidden, tokens = [part.hidden for part in found], found[0].tokens
     heads = [model.head(part) for part in (params, reference) if part is not None]
-    mesh = jax.sharding.get_abstract_mesh()
-    ways = 1 if mesh.empty else row_devices(mesh)
+    ways = _row_ways()
     vocabulary = jax.eval_shape(model.unembed, params, hidden[0]).shape[-1]
     chunks = chunks_of(len(tokens) // ways, tokens.shape[1], vocabulary, chunk)
     policy = jax.checkpoint_policies.save_only_these_names("logits") if chunks.kept else None
     by_columns = functools.partial(_by_columns, jax.checkpoint(score_columns, policy=policy), chunks)
-    if ways > 1 and len(tokens) % ways == 0:
-        # Each device works on its own rows with a head that is gathered once, and whose gradient is summed once; left
-        # to XLA, either happens in every chunk.
-        rows = PartitionSpec(ROW_AXES)
-        by_columns = jax.shard_map(
-            by_columns,
-            in_specs=(PartitionSpec(), rows, rows),
-            out_specs=rows,
-            axis_names=set(ROW_AXES),
-            check_vma=False,
-        )
-    scores = by_columns(heads, hidden, tokens)
+    scores = _on_own_rows(by_columns, len(tokens))(heads, hidden, tokens)
     return jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
+
+
+def _row_ways() -> int:
+    """Devices that the rows are split over."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else row_devices(mesh)
+
+
+def _on_own_rows(by_columns: Callable[..., Scores], rows: int) -> Callable[..., Scores]:
+    """(heads, hidden, tokens) -> scores, each device working on its own rows.
+
+    With a head that is gathered once, and whose gradient is summed once; left to XLA, either happens in every chunk.
+    """
+    if _row_ways() == 1 or rows % _row_ways():
+        return by_columns
+    split = PartitionSpec(ROW_AXES)
+    return jax.shard_map(
+        by_columns,
+        in_specs=(PartitionSpec(), split, split),
+        out_specs=split,
+        axis_names=set(ROW_AXES),
+        check_vma=False,
+    )
 
 
 def _by_columns(

@@ -16,7 +16,6 @@ from jaxrl_llm.microscope.parameters import at_policy
 from jaxrl_llm.training.rollouts import SavedRollout
 from jaxrl_llm.training.score import score
 from tests import policies
-from tests.compilation import quick_jit
 
 RNG = np.random.default_rng(0)
 WEIGHTS = policies.params()
@@ -81,7 +80,7 @@ def test_gradients_by_parameters_are_those_of_the_loss_of_training(saved):
             scores = score(policies.MODEL, params, batch, policies.PLAIN, chunk=1024)
             return policy_loss(one.algorithm, scores.logprobs, scores.entropy, batch)[0]
 
-        value, gradient = quick_jit(jax.value_and_grad(loss))(moved)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(moved)
         flat[name] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]).astype(np.float64)
         # sums over prompts of float32 products against one backward pass over all rows
         assert found.rows[name].norm == pytest.approx(np.linalg.norm(flat[name]), rel=1e-4)

@@ -11,7 +11,6 @@ import pytest
 
 from jaxrl_llm.models import attention
 from jaxrl_llm.types import BRANCHES
-from tests.compilation import quick_jit
 
 # Float32 sums of up to 150 numbers of size 1, taken in another order: they differ by a few 1e-6.
 TOLERANCE = 2e-5
@@ -88,7 +87,7 @@ def output_and_gradient(function, arguments, segments):
         out = function(*arguments)
         return jnp.sum(weights * jnp.where(weights == 0, 0, out)), out
 
-    (_, out), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(arguments)
+    (_, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(arguments)
     return out, gradient
 
 

@@ -12,7 +12,6 @@ import pytest
 from jaxrl_llm.models import decoder, experts
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.sharding import MeshSettings, make_mesh
-from tests.compilation import quick_jit
 from tests.models import tiny
 
 CONFIG = from_hf(tiny.hf_config("qwen3_moe"), "test")
@@ -45,7 +44,7 @@ def test_each_token_gets_the_weighted_sum_of_its_likeliest_experts(renormalized)
         **params,
         "router": jax.tree.map(lambda x: x * jnp.arange(config.experts), params["router"]),
     }  # unbalanced
-    found = quick_jit(module.apply)({"params": params}, x)
+    found = jax.jit(module.apply)({"params": params}, x)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     expected = one_by_one(config, wide, np.asarray(x, np.float64).reshape(-1, config.width))
     # Float32 products of 32 and 24 numbers.
@@ -56,15 +55,15 @@ def test_a_mesh_changes_neither_hidden_states_nor_gradients():
     config = dataclasses.replace(CONFIG, layers=1)
     model, tokens = decoder.functions(config), jnp.asarray(tiny.tokens()[:2])
     positions = jnp.broadcast_to(jnp.arange(tiny.WIDTH), tokens.shape)
-    params = quick_jit(model.init)(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
 
     def loss(params):
         hidden = model.apply(params, tokens, positions, jnp.ones_like(tokens))
         return jnp.sum(jnp.sin(hidden)), hidden
 
-    gradient, hidden = quick_jit(jax.grad(loss, has_aux=True))(params)
+    gradient, hidden = jax.jit(jax.grad(loss, has_aux=True))(params)
     with jax.set_mesh(make_mesh(MeshSettings(1, 2, 2, 2))):
-        on_mesh, found = quick_jit(jax.grad(loss, has_aux=True))(params)
+        on_mesh, found = jax.jit(jax.grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(found, hidden, rtol=0, atol=1e-5 * np.abs(hidden).max())
     for one, other in zip(jax.tree.leaves(on_mesh), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())

@@ -18,7 +18,6 @@ from jaxrl_llm.models import attend, decoder, kernels
 from jaxrl_llm.models.attention import by_lanes
 from jaxrl_llm.planning import compiler
 from jaxrl_llm.sharding import MESH_AXES, MeshSettings, make_mesh
-from tests.compilation import quick_jit
 from tests.models.test_attention import TOLERANCE, inputs, output_and_gradient, row
 
 # Three segments in a lane; blocks of a lane that are full, partly seen and padding; a prompt that nobody sees.
@@ -57,7 +56,7 @@ def test_the_call_of_the_kernel_of_gpu_is_attention_by_lanes(case):
 def test_a_segment_that_the_kernel_of_tpu_was_not_told_of_gives_nan():
     prompt, lanes, segments = row("lanes that share a prompt")  # up to segment 3, and beside it a row of segment 1
     run = functools.partial(kernels.splash, prompt=prompt, lanes=lanes, segments_per_lane=2, interpret=True)
-    first, second = quick_jit(run)(*inputs(segments), segments)
+    first, second = jax.jit(run)(*inputs(segments), segments)
     assert np.isnan(first).all() and np.isfinite(second).all()
 
 

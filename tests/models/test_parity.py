@@ -18,7 +18,7 @@ from jaxrl_llm.models import certificate, decoder, hub, weights, writer
 from jaxrl_llm.models.hub import Policy
 from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.types import Array, KVCache
-from tests.compilation import quick_jit
+from tests.compilation import optimized_jit
 from tests.models import tiny
 
 TOLERANCE = 1e-4  # of a logit; they reach about ±5
@@ -94,7 +94,7 @@ def _ours(policy: Policy) -> Ours:
             hidden.append(x)
         return Ours(logits, [*hidden[:-1], last], gradient)
 
-    return jax.device_get(quick_jit(run)(policy.params))
+    return jax.device_get(jax.jit(run)(policy.params))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -103,6 +103,13 @@ def test_logits_equal_transformers_at_every_position_of_right_padded_rows(case, 
     expected, found = logits_of(case, source)[REAL], ours_of(case).logits[REAL]
     assert np.abs(expected).max() > 1  # the comparison is of numbers that say something
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["qwen3", "gemma2"])
+def test_a_program_that_is_compiled_as_users_have_it_gives_these_logits(case, policy_of, ours_of):
+    found = optimized_jit(policy_of(case).logits)(jnp.asarray(tiny.tokens()), jnp.asarray(tiny.LENGTHS))
+    # sums of 32 to 64 products in another order
+    np.testing.assert_allclose(np.asarray(found)[REAL], ours_of(case).logits[REAL], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
@@ -117,7 +124,7 @@ def _greedy(policy: Policy) -> np.ndarray:
     model, length = policy.model, jnp.asarray(tiny.PROMPT_LENGTHS)
     prepared = model.prepare(policy.params)
 
-    @quick_jit
+    @jax.jit
     def run(prepared) -> Array:
         hidden, prompt = model.prefill(prepared, jnp.asarray(tiny.tokens()), length)
 
@@ -172,7 +179,7 @@ if tiny.HAVE_TRANSFORMERS:
     @pytest.mark.parametrize("case", tiny.CASES)
     def test_bfloat16_is_as_near_to_float32_as_transformers_is(case, folder_of, logits_of, ours_of):
         policy = hub.load(str(folder_of(case)), dtype="bfloat16")
-        found = quick_jit(policy.logits)(jnp.asarray(tiny.tokens()), jnp.asarray(tiny.LENGTHS))
+        found = jax.jit(policy.logits)(jnp.asarray(tiny.tokens()), jnp.asarray(tiny.LENGTHS))
         ours = np.asarray(found)[REAL] - ours_of(case).logits[REAL]
         rounded = tiny.ask_logits(tiny.transformers_model(folder_of(case), "bfloat16"))
         theirs = (rounded - logits_of(case, "transformers"))[REAL]

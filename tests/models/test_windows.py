@@ -14,7 +14,6 @@ from jaxrl_llm.models import decoder
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from jaxrl_llm.types import BRANCHES
-from tests.compilation import quick_jit
 
 # Both kinds of layers twice; more positions than the window; windows over the whole of what lanes share and a part.
 CONFIG = ModelConfig(
@@ -51,7 +50,7 @@ TOLERANCE = 2e-5
 @functools.cache
 def params():
     """Large enough that scores reach the cap."""
-    made = quick_jit(decoder.functions(CONFIG).init)(jax.random.key(0))
+    made = jax.jit(decoder.functions(CONFIG).init)(jax.random.key(0))
     return jax.tree.map(lambda x: 3 * x if x.ndim > 2 else x, made)
 
 
@@ -76,7 +75,7 @@ def alone() -> list[np.ndarray]:
 
 def apply(*rows: np.ndarray, prompt: int = 0, lanes: int = 1, model=None) -> np.ndarray:
     run = functools.partial((model or decoder.functions(CONFIG)).apply, prompt=prompt, lanes=lanes)
-    return np.asarray(quick_jit(run)(params(), *(jnp.asarray(x, jnp.int32) for x in rows)))
+    return np.asarray(jax.jit(run)(params(), *(jnp.asarray(x, jnp.int32) for x in rows)))
 
 
 def packed() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,7 +141,7 @@ def test_decoding_over_a_shared_prompt_gives_the_hidden_states_of_the_full_seque
 
         return last, jax.lax.scan(step, model.empty_cache(3, width), jnp.arange(width))[1]
 
-    last, hidden = quick_jit(run)(prepared)
+    last, hidden = jax.jit(run)(prepared)
     np.testing.assert_allclose(last[0], alone()[0][SHARED - 1], rtol=0, atol=TOLERANCE)
     for i, expected in enumerate(alone()):
         np.testing.assert_allclose(hidden[: len(expected) - SHARED, i], expected[SHARED:], rtol=0, atol=TOLERANCE)
@@ -176,9 +175,9 @@ def test_the_final_cap_bounds_the_logits():
 def test_a_scan_over_many_layers_tells_each_of_its_kind():
     deep = dataclasses.replace(CONFIG, layers=9, windowed=(True, False, True) * 3, unrotated=(False, True, False) * 3)
     assert deep.layers > decoder.UNROLLED_LAYERS
-    made, (tokens, positions, segments) = quick_jit(decoder.functions(deep).init)(jax.random.key(1)), packed()
+    made, (tokens, positions, segments) = jax.jit(decoder.functions(deep).init)(jax.random.key(1)), packed()
     model, rows = decoder.functions(deep), [jnp.asarray(x[:, PROMPT + LANE :]) for x in (tokens, positions, segments)]
-    scanned = quick_jit(model.apply)(made, *rows)
+    scanned = jax.jit(model.apply)(made, *rows)
     prepared, layer = model.prepare(made), decoder.Layer(deep, jnp.dtype(jnp.float32))
     x = decoder.embedded(deep, prepared, rows[0], rows[1])
 
@@ -188,5 +187,5 @@ def test_a_scan_over_many_layers_tells_each_of_its_kind():
             x, _ = layer.apply({"params": weights}, x, angles, rows[2], rows[1], kind)
         return decoder.norm(deep).apply({"params": prepared["final_norm"]}, x)
 
-    expected, real = quick_jit(one_by_one)(prepared, x), np.asarray(rows[2][0]) != 0
+    expected, real = jax.jit(one_by_one)(prepared, x), np.asarray(rows[2][0]) != 0
     np.testing.assert_allclose(scanned[0, real], expected[0, real], rtol=0, atol=TOLERANCE)

@@ -11,7 +11,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrl_llm.planning.hlo import Collective, census, shape_bytes
 from jaxrl_llm.sharding import MeshSettings, make_mesh
-from tests.compilation import quick_jit
 
 MESH = {"data": 1, "fsdp": 4, "tensor": 2}
 # In the spellings of XLA for TPU: a loop whose trips XLA states around one with a counter (0, 2, 4, 6: 4 trips), one
@@ -77,7 +76,7 @@ def test_a_compiled_scan_counts_its_collective_once_a_trip():
 
     x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=place(None, "tensor"))
     weights = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32, sharding=place(None, "tensor", None))
-    text = quick_jit(layers).lower(x, weights).compile().as_text()
+    text = jax.jit(layers).lower(x, weights).compile().as_text()
     found = [one for one in census(text, dict(mesh.shape)) if one.trips == 5]
     assert all(one.runs == 5 * one.sites for one in found)
     # The products' summands lie along tensor: half of a result of 16 × 16 numbers, twice, is received a trip.

@@ -15,11 +15,8 @@ import pytest
 from jaxrl_llm import cli
 from jaxrl_llm.study import plan
 from jaxrl_llm.study.arms import StudySettings
-from jaxrl_llm.study.lab import engine
 from jaxrl_llm.study.lab.lanes import LAB_IGNORES
-from jaxrl_llm.study.lab.program import make_program
 from jaxrl_llm.study.words import VERDICTS
-from tests.compilation import quick_jit
 from tests.strategies import step
 from tests.study.evidence import ROOT
 
@@ -42,13 +39,8 @@ def test_the_page_names_every_key_and_mode_of_a_study_and_all_that_the_lab_ignor
     assert listed.replace(",", " ").split() == list(LAB_IGNORES)
 
 
-def quick_program(setup):
-    return quick_jit(make_program(setup).__wrapped__)  # type: ignore[attr-defined]
-
-
-def test_a_trick_of_one_s_own_gets_a_verdict_by_the_command_of_the_page(monkeypatch, tmp_path, capsys):
+def test_a_trick_of_one_s_own_gets_a_verdict_by_the_command_of_the_page(tmp_path, capsys):
     """The study of the page with 3 seeds, 1 step and 4 problems, on the base model alone; see `reduced`."""
-    monkeypatch.setattr(engine, "make_program", quick_program)
     file = ROOT / "docs" / "tricks" / "wider_clip.py"  # two numbers: a lane of the base's program
     assert cli.main(["study", "run", "--config", reduced(tmp_path), "--trick", str(file)]) == 0
     printed, summary = capsys.readouterr().out, json.loads((tmp_path / "study" / "summary.json").read_text())

@@ -18,7 +18,6 @@ from jaxrl_llm.study import plan, records
 from jaxrl_llm.study.lab import LAB_IGNORES, NUMERIC, engine, lanes, program
 from jaxrl_llm.training import loop, setup
 from jaxrl_llm.training.settings import Settings
-from tests.compilation import quick_jit
 from tests.policies import CONFIGS
 
 LAB = CONFIGS / "studies" / "lab.py"
@@ -60,15 +59,11 @@ def planned(run: Settings) -> engine.Planned:
     return engine.Planned(plan.Job("cell", "arm", run.seed), run, None, "")
 
 
-def quick_program(shared: program.Setup):
-    return quick_jit(program.make_program(shared).__wrapped__)  # type: ignore[attr-defined]
-
-
 def run_lanes(*runs: Settings) -> list[lanes.Seen]:
     """The runs as lanes of one program."""
     host, of_lanes = engine.Host(), [planned(run) for run in runs]
     assert len({host.key_of(run) for run in of_lanes}) == 1
-    seen = jax.device_get(quick_program(host.setup(of_lanes[0]))(engine.stack([host.lane(run) for run in runs])))
+    seen = jax.device_get(program.make_program(host.setup(of_lanes[0]))(engine.stack([host.lane(run) for run in runs])))
     return [jax.tree.map(lambda x, index=index: x[index], seen) for index in range(len(runs))]
 
 
@@ -231,8 +226,7 @@ def get_config():
 """
 
 
-def test_a_study_leaves_a_record_of_each_run_and_of_each_failure_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "make_program", quick_program)
+def test_a_study_leaves_a_record_of_each_run_and_of_each_failure_and_goes_on_where_it_stopped(tmp_path):
     file = Path(tmp_path / "study.py")
     file.write_text(STUDY.replace("RUN_DIR", str(tmp_path / "out")))
     study, said = plan.load(file), []

@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from jaxrl_llm import algorithm
 from jaxrl_llm.study import plan, takeaways
 from jaxrl_llm.study.paper import LITE_PPO, TAKEAWAYS
-from tests.compilation import quick_jit
 from tests.study.evidence import ROOT, study
 from tests.test_model_configs import has_shapes, model_of
 
@@ -168,7 +168,7 @@ def test_the_reward_scale_moves_no_bit_of_normalized_advantages_and_all_of_the_o
         assert (s.reward.correct, s.reward.unparseable, s.reward.timeout) == (1.0, s.reward.wrong, s.reward.wrong)
         assert s.reward.truncated is None
 
-    @quick_jit
+    @jax.jit
     def advantages_of(rewards):
         return algorithm.advantages(
             one.algorithm,

@@ -21,7 +21,6 @@ from jaxrl_llm.training.step import init_state
 from jaxrl_llm.training.update import CriticUpdate
 from jaxrl_llm.types import Rollout
 from tests import policies
-from tests.compilation import quick_jit
 from tests.policies import CONFIG, LENGTHS, MODEL, PROMPTS, VOCABULARY
 
 CRITIC = value_head.functions(CONFIG)
@@ -49,7 +48,7 @@ ROLLOUT = rollout()
 
 @functools.cache
 def values_of():
-    return quick_jit(lambda params, batch: score_values(CRITIC, params, batch))
+    return jax.jit(lambda params, batch: score_values(CRITIC, params, batch))
 
 
 def critic_params(seed: int = 1):
@@ -76,8 +75,8 @@ def test_a_new_critic_has_the_policys_trunk_in_memory_of_its_own_and_values_ever
 
 def test_the_critics_hidden_states_are_the_policys_at_the_start():
     weights = policies.params()
-    of_critic = quick_jit(lambda params: predictions(CRITIC.apply, params, ROLLOUT).hidden)(CRITIC.init(weights))
-    of_policy = quick_jit(lambda params: predictions(MODEL.apply, params, ROLLOUT).hidden)(weights)
+    of_critic = jax.jit(lambda params: predictions(CRITIC.apply, params, ROLLOUT).hidden)(CRITIC.init(weights))
+    of_policy = jax.jit(lambda params: predictions(MODEL.apply, params, ROLLOUT).hidden)(weights)
     np.testing.assert_allclose(of_critic, of_policy, atol=1e-6)
 
 
@@ -111,7 +110,7 @@ def test_a_critic_learns_which_prompts_are_worth_something():
     rewards = np.repeat(np.array([1, 0, 1, 0], np.float32), 2)
     optimizer = optax.adam(3e-3)
     state = init_state(policies.params(), optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer)
-    update = CriticUpdate(CRITIC, algorithm, optimizer, jit=quick_jit)
+    update = CriticUpdate(CRITIC, algorithm, optimizer)
     values = values_of()(state.critic_params, ROLLOUT)
     batch, first = policies.batch(algorithm, ROLLOUT, rewards, values=values)
     passes, _ = pack_batch(batch, np.asarray(ROLLOUT.prompt_id), Budget(40))

@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from jaxrl_llm.training.optimizer import OptimizerSettings, init_optimizer, make_optimizer
-from tests.compilation import quick_jit
 
 SETTINGS = OptimizerSettings(
     learning_rate=1e-2,
@@ -45,7 +44,7 @@ def trained(settings: OptimizerSettings, params: Any, *, steps: int = 3, seed: i
     """Parameters and state after a few steps along fixed gradients."""
     optimizer = make_optimizer(settings, 10, seed=seed)
 
-    @functools.partial(quick_jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0)
     def step(of_before, count):
         params, state = of_before
         gradients = jax.tree.map(lambda x: jnp.sin(x * 5 + count), params)
@@ -70,7 +69,7 @@ def test_in_float32_it_is_optax_adamw_bit_by_bit():
     params, ours = parameters(), make_optimizer(SETTINGS, 10, seed=0)
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(reference.init(params))
 
-    @quick_jit
+    @jax.jit
     def updates(params):
         gradients = jax.tree.map(jnp.sin, params)
         return tuple(optimizer.update(gradients, optimizer.init(params), params)[0] for optimizer in (ours, reference))
@@ -117,7 +116,7 @@ def test_it_comes_to_the_same_point_as_float32_on_a_noisy_quadratic():
     """loss = Σ curvature · (x - 1)² / 2 with gradient noise, and a learning rate that goes to 0."""
     curvature = jnp.logspace(-1, 1, 256)
 
-    @functools.partial(quick_jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0)
     def end(dtype):
         optimizer = make_optimizer(
             settings(state_dtype=dtype, schedule="cosine", learning_rate=0.05, weight_decay=0.0), 400, seed=0
@@ -145,7 +144,7 @@ def test_the_second_moment_arrives_where_the_nearest_bfloat16_would_stop_on_the_
     optimizer = make_optimizer(settings(state_dtype="bfloat16", clip_norm=None), 4000, seed=0)
     x, gradients = jnp.zeros(256), jnp.full(256, 0.75**0.5)
 
-    @quick_jit
+    @jax.jit
     def after():
         def step(run, _):
             state, nearest = run

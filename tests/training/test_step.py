@@ -25,7 +25,6 @@ from jaxrl_llm.training.score import Scorer
 from jaxrl_llm.training.step import init_state
 from jaxrl_llm.training.update import PolicyUpdate
 from tests import policies
-from tests.compilation import quick_jit
 from tests.policies import CONFIG, IDS, LENGTHS, MODEL, PAD, PLAIN, PROMPTS, SAMPLES, STOPS
 
 ROWS = len(PROMPTS) * SAMPLES
@@ -47,7 +46,7 @@ def passes_of(batch, budget, groups=None):
 
 
 def scored(params, budget=PADDED):
-    return Scorer(MODEL, PLAIN, 10_000, jit=quick_jit)(params, rollout(), passes_of(rollout(), budget))
+    return Scorer(MODEL, PLAIN, 10_000)(params, rollout(), passes_of(rollout(), budget))
 
 
 @functools.cache
@@ -63,7 +62,7 @@ def one_step(algorithm, budget=PADDED, *, chunk=10_000, shuffled=False):
     batch, metrics = policies.batch(algorithm, taken, REWARDS, ref_logprobs=ref)
     order = np.random.default_rng(0).permutation(ROWS) if shuffled else np.arange(ROWS)
     batch = jax.tree.map(lambda x: x[order], batch)
-    update = PolicyUpdate(MODEL, algorithm, PLAIN, OPTIMIZER, chunk, jit=quick_jit)
+    update = PolicyUpdate(MODEL, algorithm, PLAIN, OPTIMIZER, chunk)
     passes = passes_of(batch, budget, taken.prompt_id[order])
     state, of_update = update(init_state(policies.params(), OPTIMIZER, algorithm), batch, passes)
     return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, state.params), metrics | of_update
@@ -128,7 +127,7 @@ def test_a_stop_token_has_a_gradient():
     batch, _ = policies.batch(algorithm, taken, np.ones(ROWS, np.float32))
     batch = dataclasses.replace(batch, advantages=jnp.where(last, 1.0, 0.0))
     small = optax.sgd(1e-4)  # the policy is steep: a long step overshoots
-    update = PolicyUpdate(MODEL, algorithm, PLAIN, small, 10_000, jit=quick_jit)
+    update = PolicyUpdate(MODEL, algorithm, PLAIN, small, 10_000)
     state, _ = update(init_state(policies.params(), small, algorithm), batch, passes_of(batch, PACKED))
     before, after = (scored(params).logprobs for params in (policies.params(), state.params))
     assert last.any() and float(jnp.sum((after - before) * last)) > 1e-4
@@ -172,7 +171,7 @@ def trained_on(mesh_sizes: tuple[int, int, int, int]) -> Trained:
     with jax.set_mesh(mesh):
         weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
         prepare = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))
-        update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64, jit=quick_jit)
+        update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64)
         state = init_state(weights, optimizer, algorithm)
         texts, losses, shapes = [], [], set()
         for step in range(2):

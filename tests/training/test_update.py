@@ -34,7 +34,6 @@ from jaxrl_llm.training.step import init_state
 from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate
 from jaxrl_llm.types import Critic, Model, Rollout
 from tests import policies
-from tests.compilation import quick_jit
 from tests.policies import CONFIGS
 
 VOCABULARY, WIDTH, ROWS, TOKENS = 12, 6, 16, 7
@@ -115,11 +114,11 @@ def stepped(algorithm: Algorithm, budget: Budget, *, chunk: int = 10_000, skip: 
     optimizer, batch = optax.sgd(1.0), batch_of(algorithm)
     critic = {"critic": CRITIC, "critic_optimizer": optimizer} if needs_critic(algorithm) else {}
     state = init_state(table(), optimizer, algorithm, **critic)
-    update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, chunk, jit=quick_jit)
+    update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, chunk)
     reference = table(7) if needs_exact_kl(algorithm) else None
     state, metrics = update(state, batch, passes_of(batch, budget, algorithm if skip else None)[0], reference)
     if critic:
-        of_critic = CriticUpdate(CRITIC, algorithm, optimizer, jit=quick_jit)
+        of_critic = CriticUpdate(CRITIC, algorithm, optimizer)
         state, more = of_critic(state, batch, passes_of(batch, budget)[0])
         metrics = metrics | more
     return (state.params, state.critic_params), metrics
@@ -216,7 +215,7 @@ def test_a_coefficient_that_adapts_to_the_kl_sees_every_row(placement):
 def test_a_step_without_any_gradient_is_still_a_step():
     algorithm, optimizer = policies.algorithm("lite_ppo"), optax.adamw(0.1, weight_decay=0.1)
     batch = policies.batch(algorithm, ROLLOUT, np.ones(ROWS, np.float32))[0]
-    update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, 100, jit=quick_jit)
+    update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, 100)
     passes, saved = passes_of(batch, PACKED, algorithm)
     state, metrics = update(init_state(table(), optimizer, algorithm), batch, passes)
     assert saved.shares()["rows"] == 1 and int(state.step) == 1
@@ -298,7 +297,7 @@ def test_a_step_of_the_critic_leaves_every_byte_of_the_policy():
     algorithm, optimizer = policies.algorithm("ppo"), optax.adam(0.1)
     state = init_state(table(), optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer)
     before = jax.tree.map(np.array, state)
-    update, batch = CriticUpdate(CRITIC, algorithm, optimizer, jit=quick_jit), batch_of(algorithm)
+    update, batch = CriticUpdate(CRITIC, algorithm, optimizer), batch_of(algorithm)
     after, metrics = update(state, batch, passes_of(batch, PADDED)[0])
     for kept in ("step", "params", "opt_state", "controls"):
         for leaf, wanted in zip(*map(jax.tree.leaves, (getattr(after, kept), getattr(before, kept))), strict=True):
