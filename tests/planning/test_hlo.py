@@ -76,7 +76,7 @@ def test_a_compiled_scan_counts_its_collective_once_a_trip():
 
     x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=place(None, "tensor"))
     weights = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32, sharding=place(None, "tensor", None))
-    text = jax.jit(layers).lower(x, weights).compile().as_text()
+    text = jax.jit(layers).lower(x, weights).compile().as_text() or ""
     found = [one for one in census(text, dict(mesh.shape)) if one.trips == 5]
     assert all(one.runs == 5 * one.sites for one in found)
     # The products' summands lie along tensor: half of a result of 16 × 16 numbers, twice, is received a trip.

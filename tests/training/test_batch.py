@@ -115,4 +115,5 @@ def test_rows_are_numbered_and_keep_their_number_in_a_slice():
     batch, _ = policies.batch(algorithm, rollout(), REWARDS)
     assert batch.row_id is not None and batch.row_id.tolist() == list(range(ROWS))
     part = make_slicer(algorithm, TOKENS)(batch, rollout().prompt_id, np.array([5, 2]))
+    assert part.row_id is not None and part.rewards is not None
     assert part.row_id.tolist() == [5, 2] and part.rewards.tolist() == [0, 1]
