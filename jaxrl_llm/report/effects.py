@@ -11,6 +11,8 @@ from jaxrl_llm.techniques import TABLE
 from jaxrl_llm.training.log import read
 
 _PREFIX = "effect/"
+# A knob whose work shows in another's metric too: a group that the filter dropped, and a later round replaced.
+SHOWN_BY = {"group_filter": "resample_rounds"}
 
 
 def inert(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -30,7 +32,7 @@ def inert(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> li
     return [
         f"algorithm.{knob} = {json.dumps(values.get(knob))} changed no {_counted(knob)} in the whole run"
         for knob in sorted(seen)
-        if not seen[knob]
+        if not seen[knob] and not seen.get(SHOWN_BY.get(knob, ""))
     ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxrl_llm.report.effects import SHOWN_BY
 from jaxrl_llm.study.plan import Arm
 from jaxrl_llm.study.records import RunRecord
 from jaxrl_llm.study.statistics import curves
@@ -221,8 +222,12 @@ def _inert(arm: Arm, runs: Sequence[RunRecord]) -> list[str]:
     names = {trick.moves for trick in arm.tricks if trick.moves}
     names |= {_EFFECT + path.rpartition(".")[2] for trick in arm.tricks for path in trick.changes}
 
-    def still(curves_of_runs: Sequence[Mapping[str, np.ndarray]], name: str) -> bool:
-        values = [found[name] for found in curves_of_runs if name in found]
-        return bool(values) and not any(np.nan_to_num(value).any() for value in values)
+    def moved(name: str) -> bool | None:
+        """Whether it was ever above 0; None where no run has it."""
+        values = [run.curves[name] for run in runs if name in run.curves]
+        return any(np.nan_to_num(value).any() for value in values) if values else None
 
-    return sorted(name for name in names if still([run.curves for run in runs], name))
+    def shown_by(name: str) -> str:
+        return _EFFECT + SHOWN_BY.get(name.removeprefix(_EFFECT), "")
+
+    return sorted(name for name in names if moved(name) is False and not moved(shown_by(name)))

@@ -125,6 +125,12 @@ def test_one_step_at_which_a_knob_changed_something_is_enough():
     assert effects.inert({"algorithm": {"clip_low": 0.2}}, rows) == []
 
 
+def test_a_filter_whose_groups_were_all_replaced_has_changed_something():
+    refilled = {"effect/group_filter": 0.0, "effect/resample_rounds": 0.5}
+    assert effects.inert({"algorithm": {}}, [refilled]) == []
+    assert len(effects.inert({"algorithm": {}}, [refilled | {"effect/resample_rounds": 0.0}])) == 2
+
+
 def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     make_run(tmp_path, steps=1)
     shown = "".join(Page(run.write(tmp_path).read_text()).texts)
