@@ -28,6 +28,8 @@ Array = jax.Array
 Params = dict[str, Any]  # plain nested dict; leaves are arrays
 Metrics = dict[str, "Mean"]
 
+ADAPTER = "lora"  # the key of a policy tree under which the adapter stands, beside the keys of the base
+
 # Segments BRANCHES · g + 1, BRANCHES · g + 2, ... of a row each see segment BRANCHES · g too, their trunk, for g > 0.
 BRANCHES = 1 << 10
 
@@ -127,6 +129,18 @@ class Controls:
     reward_count: Array
 
 
+def split_policy(policy: Params) -> tuple[Params, Params]:
+    """(what is trained, what is frozen) of a policy tree: its adapter and its base, or all of it and nothing."""
+    if ADAPTER not in policy:
+        return policy, {}
+    return policy[ADAPTER], {name: tree for name, tree in policy.items() if name != ADAPTER}
+
+
+def join_policy(trained: Params, frozen: Params) -> Params:
+    """The inverse of :func:`split_policy`."""
+    return frozen | {ADAPTER: trained} if frozen else trained
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
@@ -134,8 +148,8 @@ class TrainState:
 
     Attributes:
       step: int32, counts optimizer steps.
-      params: of the policy.
-      frozen: base weights under an adapter, else an empty dict.
+      params: of the policy, what the optimizer trains: with an adapter the adapter's alone.
+      frozen: base weights under an adapter, else an empty dict. Never donated, and in no checkpoint.
       opt_state: of the policy's optimizer.
       controls: see :class:`Controls`.
       critic_params: of the critic; an empty dict without one, as is its optimizer's state.
@@ -149,6 +163,11 @@ class TrainState:
     controls: Controls
     critic_params: Params
     critic_opt_state: Any
+
+    @property
+    def policy(self) -> Params:
+        """The tree that the functions of a :class:`Model` take."""
+        return join_policy(self.params, self.frozen)
 
 
 @jax.tree_util.register_dataclass
@@ -188,6 +207,20 @@ class Mean:
         return cls(jnp.sum(kept, dtype=jnp.float32), jnp.sum(where, dtype=jnp.float32))
 
 
+class Routing(NamedTuple):
+    """Where the routers of a model send the tokens that count, of each layer and expert; parts of a step add up.
+
+    Attributes:
+      chosen: int32 [L, E], tokens that an expert is chosen for.
+      likely: float32 [L, E], the sum of its probabilities; the gradient of a router comes from here alone.
+      tokens: int32 [L], that count.
+    """
+
+    chosen: Array
+    likely: Array
+    tokens: Array
+
+
 class Model(NamedTuple):
     """A policy as functions of its parameters. ``sampling`` and ``training`` receive one and know nothing else of
     models; ``models.decoder.functions`` makes one.
@@ -208,6 +241,8 @@ class Model(NamedTuple):
         -> (hidden [B, D], cache with ``column`` written). Row b belongs to prompt b // (B // P).
       unembed_prepared: (prepared, hidden [..., D]) -> logits float32 [..., V].
       empty_cache: (rows, width) -> KVCache of zeros.
+      apply_routed: (params, counted [B, S], and the rest as of ``apply``) -> (hidden states, :class:`Routing`). A column
+        counts as many tokens as ``counted`` says, int32. None of a model without experts.
     """
 
     init: Callable[..., Any]
@@ -219,13 +254,14 @@ class Model(NamedTuple):
     decode: Callable[..., Any]
     unembed_prepared: Callable[..., Any]
     empty_cache: Callable[..., Any]
+    apply_routed: Callable[..., Any] | None = None
 
 
 class Critic(NamedTuple):
     """A critic as functions of its parameters; ``models.value_head.functions`` makes one.
 
     Attributes:
-      init: (params of a policy) -> params of the critic, which share no memory with them.
+      init: (params of a decoder) -> params of the critic, float32; arrays that are that already are shared.
       apply: as of a Model.
       value: (params, hidden [..., D]) -> float32 [...].
     """

@@ -20,7 +20,19 @@ from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.offload import HOST_MEMORY
 from jaxrl_llm.training.packing import Packing
 from jaxrl_llm.training.score import Scorer, in_pass, score, score_values
-from jaxrl_llm.types import Array, Choice, Controls, Critic, Mean, Metrics, Model, Params, TrainBatch, TrainState
+from jaxrl_llm.types import (
+    Array,
+    Choice,
+    Controls,
+    Critic,
+    Mean,
+    Metrics,
+    Model,
+    Params,
+    TrainBatch,
+    TrainState,
+    join_policy,
+)
 
 Jit = Callable[..., Any]  # jax.jit, or one with settings of its own
 Observe = Callable[[Array, TrainBatch], Metrics]  # (log-probabilities [B, T], batch) -> more metrics of a pass
@@ -112,11 +124,20 @@ def _apply(
     return optax.apply_updates(params, updates), opt_state, norm  # type: ignore[return-value]
 
 
+def _stepped(
+    apply: Callable[..., tuple[TrainState, Mean]], state: TrainState, gradients: Params
+) -> tuple[TrainState, Mean]:
+    """A step of an optimizer, which reads nothing frozen: its program donates the state that it is given."""
+    moving = dataclasses.replace(state, frozen={})
+    moved, norm = apply(moving, gradients, places_of(moving))
+    return dataclasses.replace(moved, frozen=state.frozen), norm
+
+
 @dataclasses.dataclass(frozen=True)
 class PolicyUpdate:
     """(state, batch, passes, reference or None) -> the state after a step of the policy, and metrics.
 
-    The state is donated. Metrics are of the tokens that the passes compute.
+    The state is donated, but for what is frozen of it. Metrics are of the tokens that the passes compute.
 
     Tokens that are chosen by comparing all tokens of the step are chosen once: from the forward pass of the gradient
     where there is one pass, from a forward pass before it where there are several.
@@ -140,11 +161,11 @@ class PolicyUpdate:
         if self._exact and reference is None:
             raise ValueError("algorithm.kl_estimator = 'exact' but reference is None: expected its parameters")
         if needs_choice(self.algorithm) and len(passes) > 1:
-            scores = self.scorer(state.params, batch, passes)
+            scores = self.scorer(state.policy, batch, passes)
             batch = dataclasses.replace(batch, choice=self.choose(state.step, scores.logprobs, scores.entropy, batch))
-        others = (state.step, state.controls, reference if self._exact else None)
+        others = (state.frozen, state.step, state.controls, reference if self._exact else None)
         gradients, metrics = self.gradients(state.params, batch, passes, *others)
-        state, norm = self.apply(state, gradients, places_of(state))
+        state, norm = _stepped(self.apply, state, gradients)
         return state, metrics | {"gradient_norm": norm}
 
     @property
@@ -171,13 +192,14 @@ class PolicyUpdate:
             params: Params,
             batch: TrainBatch,
             packing: Packing,
+            frozen: Params,
             step: Array,
             controls: Controls,
             reference: Params | None,
         ) -> tuple[Array, Metrics]:
             scores = score(
                 self.model,
-                params,
+                join_policy(params, frozen),
                 batch,
                 self.sampling,
                 chunk=self.chunk,
@@ -213,7 +235,7 @@ class PolicyUpdate:
 class CriticUpdate:
     """(state, batch, passes) -> the state after a step of the critic, and metrics; nothing of the policy changes.
 
-    The state is donated.
+    The state is donated, but for what is frozen of it.
     """
 
     critic: Critic
@@ -223,7 +245,7 @@ class CriticUpdate:
 
     def __call__(self, state: TrainState, batch: TrainBatch, passes: Sequence[Packing]) -> tuple[TrainState, Metrics]:
         gradients, metrics = self.gradients(state.critic_params, batch, passes)
-        state, norm = self.apply(state, gradients, places_of(state))
+        state, norm = _stepped(self.apply, state, gradients)
         return state, metrics | {"critic_gradient_norm": norm}
 
     @functools.cached_property
