@@ -12,6 +12,6 @@ CHEAP_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=
 _OF_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 
-def optimized_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def optimized_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """``jax.jit`` as users have it."""
-    return jax.jit(function, compiler_options=_OF_USERS)
+    return jax.jit(function, compiler_options=_OF_USERS, **options)

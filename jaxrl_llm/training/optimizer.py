@@ -65,7 +65,31 @@ def make_optimizer(settings: OptimizerSettings, total_steps: int, *, seed: int) 
     )
     if settings.clip_norm is None:
         return adamw
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)
+    return optax.chain(clip_by_global_norm(settings.clip_norm), adamw)
+
+
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """g · min(1, largest / ‖g‖), with the norm over the whole tree (Pascanu et al., 2013, arXiv 1211.5063).
+
+    optax's own divides every number by the norm, which XLA does not repeat for both moments: the clipped gradients
+    would stand beside the gradients, memory of another model.
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        factor = jnp.minimum(1.0, largest / gradient_norm(updates))
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def gradient_norm(gradients: optax.Updates) -> jax.Array:
+    """√Σ g² over the whole tree.
+
+    Behind a barrier: XLA would hold the squares of all gradients for Adam's second moment to read, too.
+    """
+    return optax.tree.norm(jax.lax.optimization_barrier(gradients))
 
 
 def store_in_bfloat16(adam: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:

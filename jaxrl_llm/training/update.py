@@ -18,6 +18,7 @@ import optax
 from jaxrl_llm.algorithm import Algorithm, choose_tokens, needs_choice, needs_exact_kl, policy_loss, value_loss
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.offload import HOST_MEMORY
+from jaxrl_llm.training.optimizer import gradient_norm
 from jaxrl_llm.training.packing import Packing
 from jaxrl_llm.training.score import Scorer, in_pass, score, score_values
 from jaxrl_llm.types import (
@@ -120,7 +121,7 @@ def _apply(
 ) -> tuple[Params, Any, Mean]:
     """Parameters and optimizer after a step, and the norm of the gradient."""
     updates, opt_state = optimizer.update(gradients, opt_state, params)
-    norm = Mean(optax.tree.norm(gradients), jnp.ones(()))
+    norm = Mean(gradient_norm(gradients), jnp.ones(()))
     return optax.apply_updates(params, updates), opt_state, norm  # type: ignore[return-value]
 
 
