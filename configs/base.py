@@ -202,6 +202,7 @@ def get_config() -> ConfigDict:
     c.log.tensorboard = True
     # Rollout steps; at each, rollouts/step_000020.npz holds tokens, rewards and log-probabilities. 0: never
     c.log.rollouts_every = 0
+    c.evaluation.source_key = placeholder(str)  # names the benchmark of a row, of several in one source; None: one
     # repeat_ratio is the share of truncated completions that end in a loop: a block of at most `period` tokens that
     # stands there at least `repeats` times and fills the last `window` tokens
     c.log.loop = ConfigDict()

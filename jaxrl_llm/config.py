@@ -235,3 +235,9 @@ def check(settings: Settings, *, devices: int | None) -> None:
         samples_per_prompt=settings.data.samples_per_prompt,
         max_tokens=settings.sampling.max_tokens,
     )
+    wanted = settings.evaluation
+    if wanted.source_key is not None and wanted.source.startswith("task:"):
+        raise ValueError(
+            f"evaluation.source_key = {wanted.source_key!r} with evaluation.source = {wanted.source!r}: rows of a "
+            "built-in task name no benchmark; expected None"
+        )

@@ -10,7 +10,13 @@ import jax
 import numpy as np
 
 from jaxrl_llm.data.prompts import Problem
-from jaxrl_llm.evaluation.metrics import average_at_k, majority_at_k, pass_at_k
+from jaxrl_llm.evaluation.metrics import (
+    BENCHMARKS_AVERAGE,
+    average_at_k,
+    benchmark_averages,
+    majority_at_k,
+    pass_at_k,
+)
 from jaxrl_llm.rewards import answers
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
@@ -30,12 +36,14 @@ class Evaluation(NamedTuple):
       problems: id of each problem.
       accuracy: share of right samples of each problem, of which avg@k is the mean.
       samples: rows of samples.jsonl.
+      benchmarks: the benchmark of each problem; empty where the data names none.
     """
 
     metrics: dict[str, float]
     problems: list[int]
     accuracy: list[float]
     samples: list[dict[str, Any]]
+    benchmarks: list[str]
 
 
 def evaluation_sampling(settings: Settings) -> Sampling:
@@ -106,6 +114,12 @@ def _summary(session: Session, completions: Completions, settings: Settings) -> 
         "eval/length": float(lengths.mean()),
         "eval/truncated": float(completions.rollout.truncated.mean()),
     }
+    accuracy = correct.mean(axis=1)
+    benchmarks = [problem.origin for problem in completions.problems if problem.origin is not None]
+    if benchmarks:
+        averages = {name: float(value) for name, value in benchmark_averages(accuracy, benchmarks).items()}
+        metrics |= {f"eval/{name}/avg": value for name, value in averages.items()}
+        metrics[BENCHMARKS_AVERAGE] = float(np.mean(list(averages.values())))
     rows = []
     for i in range(min(settings.evaluation.texts, count)):
         row = i * samples  # the first sample of the problem
@@ -124,4 +138,4 @@ def _summary(session: Session, completions: Completions, settings: Settings) -> 
             }
         )
     ids = [problem.id for problem in completions.problems]
-    return Evaluation(metrics, ids, correct.mean(axis=1).tolist(), rows)
+    return Evaluation(metrics, ids, accuracy.tolist(), rows, benchmarks)

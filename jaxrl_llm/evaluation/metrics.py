@@ -11,6 +11,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+BENCHMARKS_AVERAGE = "eval/benchmarks_avg"  # the plain mean of the averages of all benchmarks
 
 
 class Estimate(NamedTuple):
@@ -99,6 +100,20 @@ def estimate(values: np.ndarray) -> Estimate:
     means = [values[generator.integers(count, size=(size, count))].mean(axis=1) for size in sizes]
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Estimate(mean, float(low), float(high))
+
+
+def benchmark_averages(values: np.ndarray, benchmarks: Sequence[str]) -> dict[str, np.ndarray]:
+    """The mean over the problems of each benchmark, in the order in which the benchmarks first come.
+
+    Args:
+      values: [..., n].
+      benchmarks: the benchmark of each of the n problems.
+
+    Returns:
+      Benchmark -> [...].
+    """
+    names = np.array(benchmarks)
+    return {name: values[..., names == name].mean(axis=-1, dtype=np.float64) for name in dict.fromkeys(benchmarks)}
 
 
 def _checked(correct: np.ndarray) -> np.ndarray:

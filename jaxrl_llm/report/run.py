@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 from jaxrl_llm import config as configs
 from jaxrl_llm import explain
+from jaxrl_llm.evaluation.metrics import BENCHMARKS_AVERAGE
 from jaxrl_llm.report import curves, effects
 from jaxrl_llm.report.html import document, element, flat, table
 from jaxrl_llm.training.log import read
 
 _TEXTS = 6  # problems shown before and after
 _CURVES = "Faint: every step. Strong: the mean of the last tenth of the steps up to that one."
+_BENCHMARK = re.compile("eval/.+/avg")  # of one benchmark
 
 Row = Mapping[str, Any]
 
@@ -106,6 +109,22 @@ def _texts(samples: Sequence[Row]) -> str:
     return "".join(parts)
 
 
+def _benchmarks(metrics: Sequence[Row]) -> str:
+    """The average of each benchmark at the first evaluation and at the last; empty where the data names none."""
+    rows = [row for row in metrics if BENCHMARKS_AVERAGE in row]
+    if not rows:
+        return ""
+    names = [name for name in rows[0] if _BENCHMARK.fullmatch(name)]
+    lines = []
+    for name, label in [
+        *((name, name.split("/", 1)[1].removesuffix("/avg")) for name in names),
+        (BENCHMARKS_AVERAGE, "plain mean of these"),
+    ]:
+        first, last = float(rows[0][name]), float(rows[-1][name])
+        lines.append((label, f"{_arrow(_percent(first), _percent(last))} ({100 * (last - first):+.1f} points)"))
+    return f"<section><h2>Benchmarks</h2>{table(lines)}</section>"
+
+
 def _provenance(config: Mapping[str, Any], starts: Sequence[Row]) -> str:
     rows = [("seed", str(config.get("seed")))]
     for number, start in enumerate(starts, start=1):
@@ -169,6 +188,7 @@ def write(run_dir: str | Path) -> Path:
         f'</header><main><section class="tiles">{tiles}</section>',
         f'<section class="notice"><h2>Inert knobs</h2><ul>{inert}</ul></section>' if inert else "",
         f'<section><h2>Curves</h2>{element("p", _CURVES)}<div class="curves">{figures}</div></section>',
+        _benchmarks(metrics),
         f"<section><h2>Texts before and after</h2>{_texts(samples)}</section>",
         f"<section><h2>Objective</h2>{_objective(config)}</section>",
         f"<section><h2>Provenance</h2>{_provenance(config, starts)}</section>",

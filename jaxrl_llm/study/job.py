@@ -61,7 +61,7 @@ def record_of(folder: Path, cell: str, arm: str, seed: int, *, seconds: float, c
       ValueError: a line is not JSON, or the evaluations are not of the same problems.
     """
     evaluations = read(folder / "evaluations.jsonl")
-    problems = [row["problems"] for row in evaluations]
+    problems = [(row["problems"], row.get("benchmarks", [])) for row in evaluations]
     if not problems or any(ids != problems[0] for ids in problems):
         raise ValueError(f"{folder / 'evaluations.jsonl'}: expected evaluations of the same problems, found {problems}")
     of_steps = sum(row["seconds"] for row in read(folder / "speed.jsonl"))
@@ -76,6 +76,7 @@ def record_of(folder: Path, cell: str, arm: str, seed: int, *, seconds: float, c
         seconds=max(seconds, of_steps),
         samples=tuple(_samples(read(folder / "samples.jsonl"))),
         config_hash=config_hash,
+        benchmarks=tuple(problems[0][1]),
     )
 
 

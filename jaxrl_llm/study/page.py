@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxrl_llm.report import curves
 from jaxrl_llm.report.html import document, element, table, wrap
-from jaxrl_llm.study import figures, page_texts, page_verdicts
+from jaxrl_llm.study import figures, page_benchmarks, page_texts, page_verdicts
 from jaxrl_llm.study.page_style import STYLE
 from jaxrl_llm.study.summary import SCHEMA
 from jaxrl_llm.study.words import METRICS, VERDICTS, duration
@@ -87,6 +87,7 @@ def _page(summary: Mapping[str, Any]) -> str:
         Section("loops", "Endless completions", page_texts.repeat_ratios(summary, look)),
         Section("texts", "Texts before and after", page_texts.samples(summary, look)),
         Section("arms", "Accuracy of each arm", page_verdicts.accuracies(summary, look)),
+        Section("benchmarks", "Accuracy by benchmark", page_benchmarks.benchmarks(summary, look)),
         Section("provenance", "Provenance", _provenance(summary)),
     ]
     sections = [section for section in sections if section.html]

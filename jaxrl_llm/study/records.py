@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 FILE = "record.npz"
-_PLAIN = ("cell", "arm", "seed", "seconds", "vocabulary", "samples", "failed", "config_hash")
+_PLAIN = ("cell", "arm", "seed", "seconds", "vocabulary", "samples", "failed", "config_hash", "benchmarks")
 _OF_VOCABULARY = ("clipped", "tokens")
 
 
@@ -37,6 +37,7 @@ class RunRecord:
       samples: a few texts: {"question", "answer", "completion", "correct", "step"}.
       failed: why the run failed; its arrays are then empty. Empty for a run that ended as it should.
       config_hash: :func:`config_hash` of the run's config.
+      benchmarks: of each held-out problem, where ``evaluation.source_key`` names them; else empty.
     """
 
     cell: str
@@ -51,6 +52,7 @@ class RunRecord:
     samples: tuple[dict[str, Any], ...] = ()
     failed: str = ""
     config_hash: str = ""
+    benchmarks: tuple[str, ...] = ()
 
 
 def failure(cell: str, arm: str, seed: int, reason: str, *, seconds: float, config_hash: str) -> RunRecord:
@@ -117,8 +119,9 @@ def load(path: str | Path, config_hash: str | None = None) -> RunRecord:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         metadata = json.loads(str(arrays.pop("metadata")))
+        metadata.setdefault("benchmarks", ())  # records were made before there were any
         plain: dict[str, Any] = {name: metadata[name] for name in _PLAIN}
-        plain |= {name: tuple(plain[name]) for name in ("vocabulary", "samples")}
+        plain |= {name: tuple(plain[name]) for name in ("vocabulary", "samples", "benchmarks")}
         record = RunRecord(
             **plain,
             eval_steps=arrays["eval_steps"],
@@ -167,6 +170,8 @@ def _check(path: Path, record: RunRecord) -> None:
         refuse("accuracy", accuracy.shape, f"[{len(steps)}, N], a row for each of eval_steps")
     if not record.failed and (accuracy.size == 0 or steps[0] != 0 or np.any(np.diff(steps) <= 0)):
         raise ValueError(f"{path}: eval_steps = {steps.tolist()}, expected 0 first, then rising steps")
+    if record.benchmarks and accuracy.shape[1:] != (len(record.benchmarks),):
+        refuse("accuracy", accuracy.shape, f"[E, {len(record.benchmarks)}], a column for each of benchmarks")
     lengths = {len(values) if values.ndim == 1 else None for values in record.curves.values()}
     if len(lengths) > 1 or None in lengths:
         shapes = {name: values.shape for name, values in record.curves.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_llm.evaluation.metrics import benchmark_averages
 from jaxrl_llm.report.effects import SHOWN_BY
 from jaxrl_llm.study.plan import Arm
 from jaxrl_llm.study.records import RunRecord
@@ -103,6 +104,7 @@ def arm_entry(
             "of": len(times),
         },
         "evaluations": _evaluations(runs),
+        "benchmarks": _benchmarks(runs),
         "curves": {name: _curve([run.curves[name] for run in runs]) for name in _recorded(runs)},
         "counts": _counts(runs),
         "samples": [dict(row) for run in runs[:1] for row in run.samples[:_SAMPLES]],
@@ -152,6 +154,19 @@ def _evaluations(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
         return _band([], np.zeros((0, 0)))
     means = np.stack([run.accuracy.mean(axis=1, dtype=np.float64) for run in runs])
     return _band(runs[0].eval_steps.tolist(), means)
+
+
+def _benchmarks(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Metric -> its part in each benchmark, mean over seeds, and the plain mean of these; empty without benchmarks."""
+    if not runs or not runs[0].benchmarks:
+        return {}
+    found = {}
+    for metric in curves.METRICS:
+        averages = benchmark_averages(accuracies(runs, metric).mean(axis=0), runs[0].benchmarks)
+        parts = {name: float(value) for name, value in averages.items()}
+        of = {name: rounded(value) for name, value in parts.items()}
+        found[metric] = {"of": of, "mean": rounded(float(np.mean(list(parts.values()))))}
+    return found
 
 
 def _recorded(runs: Sequence[RunRecord]) -> list[str]:

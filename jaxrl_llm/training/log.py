@@ -203,9 +203,14 @@ class RunLog:
         self._line("speed", {"step": step, **numbers})
         self._scalars(step, {f"speed/{name}": number for name, number in numbers.items()})
 
-    def evaluation(self, step: int, problems: Sequence[int], accuracy: Sequence[float]) -> None:
-        """One line of evaluations.jsonl: the ids of the held-out problems, and the share of right samples of each."""
-        self._line("evaluations", {"step": step, "problems": list(problems), "accuracy": list(accuracy)})
+    def evaluation(
+        self, step: int, problems: Sequence[int], accuracy: Sequence[float], benchmarks: Sequence[str] = ()
+    ) -> None:
+        """One line of evaluations.jsonl: ids of the held-out problems, the share of right samples of each, and the
+        benchmark of each where the data names them.
+        """
+        row = {"step": step, "problems": list(problems), "accuracy": list(accuracy)}
+        self._line("evaluations", row | ({"benchmarks": list(benchmarks)} if benchmarks else {}))
 
     def samples(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Lines of samples.jsonl, one a completion."""

@@ -15,6 +15,8 @@ from jaxrl_llm import distributed
 from jaxrl_llm.algorithm import needs_greedy, needs_reference
 from jaxrl_llm.data.prompts import Problem, PromptStream, fingerprint
 from jaxrl_llm.evaluation.evaluate import evaluate
+from jaxrl_llm.evaluation.metrics import BENCHMARKS_AVERAGE
+from jaxrl_llm.models import hub
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
 from jaxrl_llm.sampling.keys import GREEDY, ROLLOUT, step_key
@@ -198,9 +200,9 @@ def _evaluate(
     """Evaluates, logs, and returns avg@k."""
     result = evaluate(session, prepared, held_out, settings, judge)
     log.metrics(step, result.metrics)
-    log.evaluation(step, result.problems, result.accuracy)
+    log.evaluation(step, result.problems, result.accuracy, result.benchmarks)
     log.samples(step, result.samples)
-    k = settings.evaluation.samples
+    k, average = settings.evaluation.samples, result.metrics.get(BENCHMARKS_AVERAGE)
     log.console(
         f"step {step}  held-out avg@{k} {result.metrics['eval/avg']:.3f} "
         f"[{result.metrics['eval/avg_low']:.3f}, {result.metrics['eval/avg_high']:.3f}]  "
@@ -224,3 +226,4 @@ def _progress(step: int, steps: int, values: dict[str, float], accuracy: float |
         if name in values:
             parts.append(f"{label} {values[name]:.{digits}f}")
     return "  ".join([*parts, f"{speed:,.0f} tok/s"])
+        + ("" if average is None else f"  mean of benchmarks {average:.3f}")

@@ -38,6 +38,7 @@ class EvaluationSettings:
     answer_key: str
     problems: int
     samples: int
+    source_key: str | None
     temperature: float
     top_k: int
     top_p: float

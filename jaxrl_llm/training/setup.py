@@ -144,3 +144,4 @@ def evaluation_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) 
     encode_prompts(problems, settings.data, tokenizer)
     judge.check([problem.answer for problem in problems], [problem.name for problem in problems])
     return problems
+            source_key=settings.evaluation.source_key,

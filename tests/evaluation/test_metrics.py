@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxrl_llm.evaluation.metrics import average_at_k, estimate, majority_at_k, pass_at_k
+from jaxrl_llm.evaluation.metrics import average_at_k, benchmark_averages, estimate, majority_at_k, pass_at_k
 
 
 def verdicts(problems=40, samples=4, seed=0):
@@ -110,3 +110,11 @@ def test_verdicts_on_nothing_are_refused(shape):
 def test_answers_and_verdicts_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"answers must be \[1, 2\]"):
         majority_at_k([["5"]], np.array([[1, 0]]))
+
+
+def test_a_benchmark_s_average_is_over_its_own_problems_however_they_are_mixed():
+    values = np.array([[1.0, 0.0, 0.5, 0.25, 0.75], [0.0, 0.0, 1.0, 1.0, 1.0]])
+    averages = benchmark_averages(values, ["b", "a", "a", "b", "a"])
+    assert list(averages) == ["b", "a"]
+    np.testing.assert_allclose(averages["b"], [0.625, 0.5])
+    np.testing.assert_allclose(averages["a"], [1.25 / 3, 2 / 3])

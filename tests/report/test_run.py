@@ -176,3 +176,17 @@ def test_the_moving_mean_is_that_of_the_last_values():
 def test_a_value_that_is_missing_or_null_leaves_a_gap_in_its_curve():
     rows = [{"step": 0, "a": 1.0}, {"step": 1}, {"step": 2, "a": None}, {"step": 3, "a": 0.0}]
     assert curves.series(rows, "a") == [(0, 1.0), (3, 0.0)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_averages_of_several_benchmarks_stand_before_and_after(tmp_path, named):
+    with RunLog(tmp_path, configs.load(QUICKSTART, ()).to_dict(), tensorboard=False) as log:
+        for step, value in ((0, 0.25), (2, 0.5)):
+            of_all = dict.fromkeys(("avg", "avg_low", "avg_high", "pass", "majority", "length"), value)
+            of_each = {"AMC23/avg": value + 0.125, "AIME24/avg": value - 0.125, "benchmarks_avg": value}
+            values = of_all | (of_each if named else {})
+            log.metrics(step, {f"eval/{name}": number for name, number in values.items()})
+    shown = Page(run.write(tmp_path).read_text()).shown
+    assert ("Benchmarks" in shown) == named
+    for part in ("AMC23", "37.5 % → 62.5 % (+25.0 points)", "AIME24", "12.5 % → 37.5 %", "plain mean of these"):
+        assert (part in shown) == named

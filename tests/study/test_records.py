@@ -29,6 +29,7 @@ def record(**changes: Any) -> RunRecord:
         "vocabulary": ("a", "\u2028"),
         "samples": ({"question": "1+1=", "answer": "2", "completion": "3", "correct": False, "step": 2},),
         "config_hash": "0123",
+        "benchmarks": ("amc23", "aime24"),
     }
     return RunRecord(**values | changes)
 
@@ -76,6 +77,7 @@ def test_a_failure_is_a_record_too_and_all_are_found_in_order(tmp_path):
         ({"accuracy": np.zeros((3, 0), np.float32)}, "expected 0 first"),
         ({"curves": {"reward": np.zeros(3), "length": np.zeros(2)}}, "expected the same"),
         ({"curves": {"reward": np.zeros((3, 1))}}, "expected the same"),
+        ({"benchmarks": ("amc23",)}, "a column for each of benchmarks"),
         ({"counts": {"clipped": np.zeros(3)}}, "counts clipped has shape"),
     ],
 )

@@ -128,6 +128,22 @@ def test_the_numbers_are_those_of_the_records(study, summary):
     np.testing.assert_allclose(evaluations["mean"], np.mean([r.accuracy.mean(axis=1) for r in runs], axis=0), rtol=1e-3)
 
 
+def test_the_mean_of_several_benchmarks_counts_each_alike_however_many_problems_it_has(study, tmp_path):
+    names = ("MATH-500",) * 6 + ("AIME24",) * 2
+    runs = [dataclasses.replace(run, benchmarks=names) for run in some_records(study)]
+    made = summarize(study, runs, command="", seconds=0.0, devices="none")
+    found = made["cells"]["easy"]["arms"]["base"]["benchmarks"]["final"]
+    last = np.mean([run.accuracy[-1] for run in runs if (run.cell, run.arm) == ("easy", "base")], axis=0)
+    assert found["of"] == pytest.approx({"MATH-500": last[:6].mean(), "AIME24": last[6:].mean()}, rel=1e-4)
+    assert found["mean"] == pytest.approx((last[:6].mean() + last[6:].mean()) / 2, rel=1e-4)
+    assert found["mean"] != pytest.approx(last.mean(), rel=1e-3)
+    cell = made["cells"]["easy"]
+    small = {name: {**arm, "curves": {}, "evaluations": {}} for name, arm in cell["arms"].items()}  # few pictures
+    written = page.write({**made, "cells": {"easy": {**cell, "arms": small}}}, tmp_path / "report.html").read_text()
+    for part in ("Accuracy by benchmark", "MATH-500", "AIME24", "mean of the benchmarks", f"{100 * found['mean']:.1f}"):
+        assert part in written
+
+
 def test_an_arm_that_gives_the_same_answers_is_identical_and_all_cells_are_corrected_together(summary):
     for cell in summary["cells"].values():
         one, other = cell["comparisons"]

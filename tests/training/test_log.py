@@ -76,10 +76,12 @@ def test_a_line_is_in_the_file_when_its_call_returns(tmp_path):
     log.metrics(1, {"a": 1})
     log.speed(1, {"seconds": 0.5})
     log.evaluation(1, [7, 9], [0.25, 1.0])
+    log.evaluation(2, [7, 9], [0.25, 1.0], ["amc23", "aime24"])
     log.samples(1, [{"completion": "β\n<b>"}, {"completion": ""}])
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
     assert lines(tmp_path / "speed.jsonl") == [{"step": 1, "seconds": 0.5}]
-    assert lines(tmp_path / "evaluations.jsonl") == [{"step": 1, "problems": [7, 9], "accuracy": [0.25, 1.0]}]
+    first = {"step": 1, "problems": [7, 9], "accuracy": [0.25, 1.0]}
+    assert lines(tmp_path / "evaluations.jsonl") == [first, first | {"step": 2, "benchmarks": ["amc23", "aime24"]}]
     assert lines(tmp_path / "samples.jsonl") == [{"step": 1, "completion": "β\n<b>"}, {"step": 1, "completion": ""}]
     log.close()
 
