@@ -101,7 +101,7 @@ class Ours:
         jax.set_mesh(mesh)
         params = jax.jit(model.init, out_shardings=weights.shardings(config, mesh))(jax.random.key(workload.seed))
         tokenizer: Any = None  # prompts are ids, and completions are paid by the workload
-        self.session = Session(mesh, Path(), config, model, params, tokenizer, stop_ids=(), critic=None)
+        self.session = Session(mesh, Path(), config, model, params, tokenizer, stop_ids=())
         self.sampler = end_at_budgets(model, workload) if workload.ragged else model
         self.programs = make_programs(self.settings, model, None)
         self.state = self.programs.init_state(params, self.settings.algorithm)

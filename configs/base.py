@@ -16,6 +16,9 @@ def get_config() -> ConfigDict:
     c.model = ConfigDict()
     # "embedded:tiny" (in the package), a Hugging Face folder or Hub id, a .gguf file, or "package:NAME/FILE.gguf"
     c.model.source = "embedded:tiny"
+    # what a critic (algorithm.baseline critic) starts from: another checkpoint, of any architecture, with the policy's
+    # tokenizer; None: a copy of the policy
+    c.model.critic_source = placeholder(str)
     c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; parameters, statistics and log-probs are float32
     # what the backward pass recomputes: none, dots (all but matmuls), mlp (those of the MLP too), layer (whole layers)
     c.model.remat = "none"

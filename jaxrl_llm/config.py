@@ -172,7 +172,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("above 0: greedy samples of a prompt are all equal", lambda value: value > 0, "sampling.temperature"),
     ("above 0 and at most 1", lambda value: 0 < value <= 1, "evaluation.top_p"),
     ("0 or more and below 1", lambda value: 0 <= value < 1, "optimizer.beta1 optimizer.beta2"),
-    ("not empty", bool, "run_dir model.source data.source data.source_key evaluation.source"),
+    ("not empty", bool, "run_dir model.source model.critic_source data.source data.source_key evaluation.source"),
 )
 
 
@@ -224,6 +224,11 @@ def check(settings: Settings, *, devices: int | None) -> None:
         raise ValueError(
             f"training.offload_reference = True with algorithm.kl_placement = {knobs.kl_placement!r}: expected loss or "
             "reward, or there is no reference policy"
+        )
+    if settings.model.critic_source is not None and not algorithm.needs_critic(knobs):
+        raise ValueError(
+            f"model.critic_source = {settings.model.critic_source!r} with algorithm.baseline = {knobs.baseline!r}: "
+            "expected critic, or there is no critic"
         )
     if (knobs.critic_warmup or 0) >= settings.steps:
         raise ValueError(

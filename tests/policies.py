@@ -52,12 +52,17 @@ PAD = 0
 PLAIN = Sampling(max_tokens=40, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, stop=())
 
 
-def save_character_model(folder: Path) -> Path:
-    """A random model of a few thousand parameters with the embedded model's tokenizer, as a Hugging Face folder."""
+def save_character_model(folder: Path, **changes: Any) -> Path:
+    """A random model of a few thousand parameters with the embedded model's tokenizer, as a Hugging Face folder.
+
+    Args:
+      changes: of its architecture.
+    """
     tokenizer = character_tokenizer(folder)
     small = dataclasses.replace(
         CONFIG, vocab_size=tokenizer.vocabulary_size, width=16, layers=1, heads=2, kv_heads=1, mlp_width=32, tied=True
     )
+    small = dataclasses.replace(small, **changes)
     weights = functions(small).init(jax.random.key(0))
     save(small, weights, folder, dtype="float32", generation_config={"eos_token_id": list(tokenizer.stop_ids)})
     return folder

@@ -52,10 +52,15 @@ class Tokenizer:
             raise ValueError(f"{name}: no file declares an end-of-text token (eos_token_id or eos_token)")
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(declared))
         self.pad_id: int = self.stop_ids[0] if pad is None else self.token_id(pad)
-        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary_size: int = max(self.vocabulary.values()) + 1
         added = backend.encode("").ids  # what the tokenizer's own post-processor puts around a text
         bos = self._special("bos_token")
         self.bos: str | None = bos if bos is not None and added and added[0] == self.token_id(bos) else None
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, special tokens included."""
+        return self._backend.get_vocab(with_added_tokens=True)
 
     def _special(self, key: str) -> str | None:
         value = self._config.get(key)

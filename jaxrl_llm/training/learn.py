@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -119,16 +119,20 @@ class Work(NamedTuple):
     saved: Saved
 
 
-def budget_of(settings: Settings, config: ModelConfig, mesh: Mesh) -> Budget:
-    """What a pass of a run may hold, with that mesh set."""
-    model = settings.model
+def budget_of(settings: Settings, configs: Sequence[ModelConfig], mesh: Mesh) -> Budget:
+    """What a pass of a run may hold, with that mesh set.
+
+    Args:
+      configs: of all networks that compute it; where the kernel of one has no trunks, no pass has them.
+    """
+    model, dtype = settings.model, jnp.dtype(settings.model.dtype)
+    kernels = {implementation(model.attention, dtype, c.head_size, plain=c.plain_attention) for c in configs}
     return Budget(
         settings.training.tokens_per_pass,
         row_devices(mesh),
         mesh.shape["sequence"],
         share=settings.training.pack,
-        trees=implementation(model.attention, jnp.dtype(model.dtype), config.head_size, plain=config.plain_attention)
-        != "splash",
+        trees="splash" not in kernels,
     )
 
 
@@ -145,7 +149,7 @@ def passes_over(
       groups: int [B], of the batch's rows.
       algorithm: if given, rows in which its policy finds no gradient are left out.
     """
-    passes, saved = pack_batch(batch, groups, budget_of(settings, session.config, session.mesh), algorithm)
+    passes, saved = pack_batch(batch, groups, budget_of(settings, session.configs, session.mesh), algorithm)
     return Work([shard_rows(part, session.mesh) for part in passes], saved)
 
 

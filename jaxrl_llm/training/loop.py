@@ -45,7 +45,7 @@ def train(settings: Settings, *, config: dict[str, Any]) -> Path:
     with Judge(settings.reward) as judge:
         session = open_session(settings)
         with jax.set_mesh(session.mesh):
-            budget_of(settings, session.config, session.mesh)  # refuses an attention kernel that cannot run here
+            budget_of(settings, session.configs, session.mesh)  # refuses an attention kernel that cannot run here
         problems, dropped = training_problems(settings, session.tokenizer, judge)
         held_out = evaluation_problems(settings, session.tokenizer, judge) if settings.evaluation.every else []
         sources = {"data.source": problems, "evaluation.source": held_out}
@@ -133,7 +133,7 @@ def _start(
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the rollout steps that are done; data and log are put where they stood then."""
-    state = programs.init_state(session.params, settings.algorithm)
+    state = programs.init_state(session.params, settings.algorithm, session.critic_params)
     start = checkpoints.latest or 0
     distributed.agree(lambda: {"last checkpoint": start})
     if not start:

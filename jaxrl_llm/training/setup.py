@@ -32,6 +32,8 @@ class Session:
       params: as loaded, on the mesh.
       stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
       critic: None where the algorithm has none.
+      critic_config: of its trunk.
+      critic_params: those that a critic of its own checkpoint starts from; None where it starts from the policy's.
     """
 
     mesh: Mesh
@@ -41,7 +43,14 @@ class Session:
     params: Params
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
-    critic: Critic | None
+    critic: Critic | None = None
+    critic_config: ModelConfig | None = None
+    critic_params: Params | None = None
+
+    @property
+    def configs(self) -> tuple[ModelConfig, ...]:
+        """Of the networks that score and learn."""
+        return (self.config,) if self.critic_config is None else (self.config, self.critic_config)
 
     def prepare(self, params: Params) -> Params:
         """The sampling layout of ``params``: compute dtype, whole along fsdp, still split along tensor."""
@@ -49,40 +58,66 @@ class Session:
 
 
 def open_session(settings: Settings) -> Session:
-    """Loads tokenizer and model onto the mesh.
+    """Loads tokenizer and models onto the mesh.
 
     Raises:
       AgreedError: processes have found different checkpoints, or have different devices.
-      FileNotFoundError: no checkpoint where ``model.source`` says.
-      ValueError: a damaged checkpoint; a stop text that is not one token; a context that is too short.
+      FileNotFoundError: no checkpoint where ``model.source`` or ``model.critic_source`` says.
+      ValueError: a damaged checkpoint; a stop text that is not one token; a context that is too short; a critic's
+        checkpoint with another tokenizer.
     """
-    source = hub.resolve(settings.model.source)
-    distributed.agree(lambda: {"model.source": hub.fingerprint(source), "devices": _devices()})
+    of_model = settings.model
+    source, of_critic = hub.resolve(of_model.source), None
+    if of_model.critic_source is not None:
+        of_critic = hub.resolve(of_model.critic_source, key="model.critic_source")
+    found = {"model.source": source} | ({} if of_critic is None else {"model.critic_source": of_critic})
+    distributed.agree(lambda: {key: hub.fingerprint(path) for key, path in found.items()} | {"devices": _devices()})
     config = hub.load_config(source)
     tokenizer = tokens.load(source)
-    check_model(settings, config, tokenizer)
+    check_model(settings, of_model.source, config, tokenizer)
+    critic_config = config if of_critic is None else _critic_config(settings, of_critic, tokenizer)
     mesh = make_mesh(settings.mesh)
-    of_model = settings.model
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
     policy = hub.load(of_model.source, **options, mesh=mesh)
-    critic = None
-    if needs_critic(settings.algorithm):
-        critic = value_head.functions(config, **options)
-    return Session(mesh, source, config, policy.model, policy.params, tokenizer, stop_ids(settings, tokenizer), critic)
+    session = Session(mesh, source, config, policy.model, policy.params, tokenizer, stop_ids(settings, tokenizer))
+    if not needs_critic(settings.algorithm):
+        return session
+    critic, params = value_head.functions(critic_config, **options), None
+    if of_critic is not None:
+        params = critic.init(hub.load_params(of_critic, critic_config, mesh=mesh))
+    return dataclasses.replace(session, critic=critic, critic_config=critic_config, critic_params=params)
 
 
-def check_model(settings: Settings, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Raises ValueError where a model's context or vocabulary is too small for a run."""
+def _critic_config(settings: Settings, path: Path, tokenizer: Tokenizer) -> ModelConfig:
+    """The architecture of the critic's own checkpoint.
+
+    Raises:
+      ValueError: its tokens are not those of the policy's ``tokenizer``, or its context is too short.
+    """
+    source, config, own = settings.model.critic_source, hub.load_config(path), tokens.load(path)
+    assert source is not None
+    differing = sorted(dict(tokenizer.vocabulary.items() ^ own.vocabulary.items()))
+    if differing:
+        raise ValueError(
+            f"model.critic_source = {source!r}: {len(differing)} tokens are not there or have another id than in "
+            f"model.source = {settings.model.source!r}, {differing[0]!r} first; expected the policy's vocabulary"
+        )
+    check_model(settings, source, config, own)
+    return config
+
+
+def check_model(settings: Settings, source: str, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raises ValueError where the context or vocabulary of the model from ``source`` is too small for a run."""
     needed = settings.data.max_prompt_tokens + settings.sampling.max_tokens
     if needed > config.max_positions:
         raise ValueError(
             f"data.max_prompt_tokens = {settings.data.max_prompt_tokens} and sampling.max_tokens = "
             f"{settings.sampling.max_tokens} need {needed} positions; "
-            f"{settings.model.source} has {config.max_positions}"
+            f"{source} has {config.max_positions}"
         )
     if tokenizer.vocabulary_size > config.vocab_size:
         raise ValueError(
-            f"{settings.model.source}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, "
+            f"{source}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, "
             f"the model's vocabulary only {config.vocab_size} entries"
         )
 

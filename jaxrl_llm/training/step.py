@@ -27,13 +27,15 @@ def init_state(
     *,
     critic: Critic | None = None,
     critic_optimizer: optax.GradientTransformation | None = None,
+    critic_params: Params | None = None,
     offload: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
-      params: of the policy; the critic starts from a copy of them.
+      params: of the policy.
       critic: its functions, and with them its optimizer, if and only if the algorithm has one.
+      critic_params: that the critic starts from; None: a copy of the policy's, with a head of zeros.
       offload: whether moments lie on the hosts, see `optimizer.state_shardings`.
     """
     state = TrainState(
@@ -53,9 +55,9 @@ def init_state(
     if critic is None:
         return state
     assert critic_optimizer is not None
-    critic_params = critic.init(params)
-    critic_opt_state = init_optimizer(critic_optimizer, critic_params, offload=offload)
-    return dataclasses.replace(state, critic_params=critic_params, critic_opt_state=critic_opt_state)
+    start = jax.tree.map(jnp.copy, critic.init(params)) if critic_params is None else critic_params
+    critic_opt_state = init_optimizer(critic_optimizer, start, offload=offload)
+    return dataclasses.replace(state, critic_params=start, critic_opt_state=critic_opt_state)
 
 
 class CriticPrograms(NamedTuple):
@@ -86,11 +88,17 @@ class Programs(NamedTuple):
     critic: CriticPrograms | None
     offload: bool
 
-    def init_state(self, params: Params, algorithm: Algorithm) -> TrainState:
+    def init_state(self, params: Params, algorithm: Algorithm, critic_params: Params | None = None) -> TrainState:
         """The state before the first step, with a critic if there is one."""
         critic, optimizer = (None, None) if self.critic is None else (self.critic.functions, self.critic.optimizer)
         return init_state(
-            params, self.optimizer, algorithm, critic=critic, critic_optimizer=optimizer, offload=self.offload
+            params,
+            self.optimizer,
+            algorithm,
+            critic=critic,
+            critic_optimizer=optimizer,
+            critic_params=critic_params,
+            offload=self.offload,
         )
 
 

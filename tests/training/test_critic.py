@@ -1,4 +1,7 @@
-"""The critic: a network of its own that starts at the policy's weights, values the state before a token, and learns."""
+"""The critic: a network of its own that values the state before a token, and learns.
+
+It starts at the policy's weights, or is of another checkpoint; a run of the latter is that of test_run.py.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +63,9 @@ def critic_params(seed: int = 1):
 
 
 def test_a_new_critic_has_the_policys_trunk_in_memory_of_its_own_and_values_everything_at_0():
-    weights = policies.params()
-    params = CRITIC.init(weights)
+    weights, optimizer = policies.params(), optax.sgd(1.0)
+    algorithm = policies.algorithm("ppo")
+    params = init_state(weights, optimizer, algorithm, critic=CRITIC, critic_optimizer=optimizer).critic_params
     assert set(params) == {"trunk", "value_head"} and set(params["trunk"]) == set(weights) - {"head"}
     for (path, copy), leaf in zip(
         jax.tree_util.tree_leaves_with_path(params["trunk"]),

@@ -1,6 +1,6 @@
 """Whole runs through the command line, on a tiny random model: killed and resumed, exported, refused.
 
-The run is PPO with a critic that warms up, an adaptive KL and an adaptive entropy, moments in bfloat16 on the host: all
+The run is PPO with a critic of another architecture that warms up, an adaptive KL and an adaptive entropy, moments in bfloat16 on the host: all
 that a run carries from step to step must come back after a kill.
 """
 
@@ -34,13 +34,17 @@ LIMIT_SECONDS = 240
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    return save_character_model(tmp_path_factory.mktemp("model"))
+    """The policy's, and in it the critic's."""
+    folder = save_character_model(tmp_path_factory.mktemp("model"))
+    save_character_model(folder / "critic", family="llama", qk_norm=False, width=24, layers=2, heads=3, tied=False)
+    return folder
 
 
 def start(folder: Path, run_dir: Path, *changes: str, devices: int = 1, log_compiles: bool = False) -> subprocess.Popen:
     """`jaxrl-llm train` on so many fake devices."""
     keys = {
         "model.source": folder,
+        "model.critic_source": folder / "critic",
         "run_dir": run_dir,
         "steps": STEPS,
         "data.tier": "easy",

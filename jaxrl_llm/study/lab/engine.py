@@ -71,7 +71,7 @@ class Host:
         """
         settings = run.settings
         config, _, tokenizer = self.checkpoint(settings.model.source)
-        check_model(settings, config, tokenizer)
+        check_model(settings, settings.model.source, config, tokenizer)
         model = decoder.functions(config, dtype=jnp.dtype(settings.model.dtype), attention="xla")
         ends = stop_ids(settings, tokenizer)
         # one chunk of logits: a vocabulary of characters makes few
