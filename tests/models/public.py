@@ -246,6 +246,7 @@ PARAMETERS = {
     "Llama-3.1-70B": 70_553_706_496,
     "Mistral-7B-v0.1": 7_241_732_096,
     "gemma-2-2b": 2_614_341_888,
+    "gemma-3-27b text": 27_432_406_640 - 423_060_336,  # without the vision tower and its projection
     "gpt2": 124_439_808,
     "Qwen3-4B": 4_022_468_096,
     "Qwen3-4B-Base": 4_022_468_096,
