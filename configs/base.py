@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     # what a critic (algorithm.baseline critic) starts from: another checkpoint, of any architecture, with the policy's
     # tokenizer; None: a copy of the policy
     c.model.critic_source = placeholder(str)
-    c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; parameters, statistics and log-probs are float32
+    c.model.dtype = "float32"  # compute dtype: float32 or bfloat16; statistics and log-probs are float32
+    c.model.param_dtype = "float32"  # of the parameters in memory, as loaded: float32 or bfloat16
     # what the backward pass recomputes: none, dots (all but matmuls), mlp (those of the MLP too), layer (whole layers)
     c.model.remat = "none"
     # of scoring and update: auto (the device's kernel where it can run), xla, splash (TPU), cudnn (GPU, bfloat16)

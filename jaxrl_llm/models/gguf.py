@@ -8,6 +8,7 @@ Reference: ggml-org/ggml docs/gguf.md; the rotary layout of q and k as in llama.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from jaxrl_llm.models import gguf_file
 from jaxrl_llm.models.config import ModelConfig, from_hf
 from jaxrl_llm.models.gguf_file import GgufFile, GgufTensor
-from jaxrl_llm.models.tensor_files import TensorSource
+from jaxrl_llm.models.tensor_files import TensorSource, mapped
 from jaxrl_llm.models.weights import Slices
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -113,10 +114,20 @@ def open_tensors(path: Path, config: ModelConfig) -> TensorSource:
     shapes = {name: tensor.shape for name, tensor in by_name.items()}
     heads = {"q_proj": config.heads, "k_proj": config.kv_heads} if config.family == "llama" else {}
 
+    @functools.lru_cache(maxsize=1)  # shards that split the columns ask for the same rows one after the other
+    def rows_of(name: str, start: int, stop: int) -> np.ndarray:
+        tensor, projection = by_name[name], name.split(".")[-2] if name.count(".") else ""
+        if len(tensor.shape) < 2 or projection not in heads:
+            return _dequantize(file, tensor, start, stop)
+        head = tensor.shape[0] // heads[projection]  # rows are reordered within it
+        first, last = start // head, -(-stop // head)
+        array = _undo_rope_layout(_dequantize(file, tensor, first * head, last * head), last - first)
+        return array[start - first * head : stop - first * head]
+
     def read(name: str, index: Slices) -> np.ndarray:
-        array = _dequantize(file, by_name[name])  # all of it: rows are packed in blocks, and reordered below
-        projection = name.split(".")[-2] if name.count(".") else ""
-        return (_undo_rope_layout(array, heads[projection]) if projection in heads else array)[index]
+        rows, *columns = index
+        start, stop, _ = rows.indices(by_name[name].shape[0])
+        return rows_of(name, start, stop)[(slice(None), *columns)]
 
     return TensorSource(str(path), shapes, read)
 
@@ -155,21 +166,25 @@ def _row_bytes(file: GgufFile, tensor: GgufTensor) -> int:
 
 def _require_inside(file: GgufFile, tensor: GgufTensor) -> None:
     end = tensor.offset + math.prod(tensor.shape[:-1]) * _row_bytes(file, tensor)
-    if end > len(file.data):
+    if end > file.size:
         raise ValueError(
-            f"{file.path}: cut short: tensor {tensor.name} ends at byte {end}, the file at byte {len(file.data)}"
+            f"{file.path}: cut short: tensor {tensor.name} ends at byte {end}, the file at byte {file.size}"
         )
 
 
-def _dequantize(file: GgufFile, tensor: GgufTensor) -> np.ndarray:
+def _dequantize(file: GgufFile, tensor: GgufTensor, start: int, stop: int) -> np.ndarray:
+    """Entries ``start`` to ``stop`` of the first axis; a vector is dequantized whole, and then cut."""
     gguf = _package(file.path)
-    row_bytes, rows = _row_bytes(file, tensor), math.prod(tensor.shape[:-1])
-    packed = np.asarray(file.data[tensor.offset : tensor.offset + rows * row_bytes]).reshape(rows, row_bytes)
+    matrix = len(tensor.shape) > 1
+    row_bytes, rows = _row_bytes(file, tensor), math.prod(tensor.shape[1:-1]) if matrix else 1
+    first, last = (start * rows, stop * rows) if matrix else (0, 1)
+    packed = mapped(file.path, np.dtype(np.uint8), tensor.offset + first * row_bytes, (last - first, row_bytes))
     kind = gguf.GGMLQuantizationType(tensor.kind)
     try:
-        return np.asarray(gguf.dequantize(packed, kind), np.float32).reshape(tensor.shape)
+        array = np.asarray(gguf.dequantize(packed, kind), np.float32)
     except NotImplementedError as error:
         raise ValueError(f"{file.path}: tensor {tensor.name}: gguf cannot read the type {kind.name}") from error
+    return array.reshape(stop - start, *tensor.shape[1:]) if matrix else array.ravel()[start:stop]
 
 
 def _undo_rope_layout(array: np.ndarray, heads: int) -> np.ndarray:

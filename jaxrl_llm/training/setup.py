@@ -78,7 +78,7 @@ def open_session(settings: Settings) -> Session:
     critic_config = config if of_critic is None else _critic_config(settings, of_critic, tokenizer)
     mesh = make_mesh(settings.mesh)
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
-    policy = hub.load(of_model.source, **options, mesh=mesh)
+    policy = hub.load(of_model.source, **options, param_dtype=of_model.param_dtype, mesh=mesh)
     session = Session(mesh, source, config, policy.model, policy.params, tokenizer, stop_ids(settings, tokenizer))
     if not needs_critic(settings.algorithm):
         return session
