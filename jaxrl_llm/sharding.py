@@ -31,6 +31,7 @@ RULES: dict[str, str | None] = {
     "qkv": None,
     "experts": None,
     "positions": None,
+    "rank": None,  # of an adapter
 }
 
 

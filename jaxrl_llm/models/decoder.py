@@ -12,14 +12,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
+from jaxrl_llm.models import lora as adapters
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attention import soft_cap
+from jaxrl_llm.models.gather import GATHERED, gather_layer
 from jaxrl_llm.models.kinds import layer_kinds, stacked_kinds
-from jaxrl_llm.models.layers import KERNEL_INIT, PROJECTED, Layer, norm
+from jaxrl_llm.models.layers import PROJECTED, Layer, norm
+from jaxrl_llm.models.lora import LoraSettings
+from jaxrl_llm.models.projection import KERNEL_INIT
 from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
 from jaxrl_llm.types import Array, KVCache, Model, Params
@@ -33,9 +36,6 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-
-# Weights that were gathered along `fsdp` for a layer: no policy keeps them, or a device would hold the whole model.
-_GATHERED = "gathered weights"
 
 # A scan stores what the backward pass needs in stacked arrays, a copy a layer; a shallow decoder is unrolled instead.
 UNROLLED_LAYERS = 8
@@ -71,6 +71,7 @@ class Decoder(nn.Module):
     dtype: jnp.dtype
     remat: str
     attention: str
+    lora: LoraSettings | None = None
 
     @nn.compact
     def __call__(
@@ -93,13 +94,14 @@ class Decoder(nn.Module):
             x, positions = x.reshape(-1, c.width), positions.ravel()
         layer, policy, mesh = Layer, REMAT_POLICIES[self.remat], jax.sharding.get_abstract_mesh()
         if not mesh.empty and mesh.shape["fsdp"] > 1 and not self.is_initializing():
-            layer = nn.map_variables(Layer, "params", functools.partial(_gather, c, self.dtype, mesh))
-            policy = policy or jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+            gather = functools.partial(gather_layer, c, self.lora, self.dtype, mesh)
+            layer = nn.map_variables(Layer, ["params", adapters.KEY], gather)
+            policy = policy or jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)
         layers = nn.scan(
             layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, adapters.KEY: 0},
             split_rngs={"params": True},
             length=c.layers,
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),  # type: ignore[arg-type]
@@ -110,35 +112,6 @@ class Decoder(nn.Module):
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
         return norm(c, "final_norm")(x).reshape(*tokens.shape, c.width)
-
-
-def _gather(config: ModelConfig, dtype: jnp.dtype, mesh: AbstractMesh, variables: Params) -> Params:
-    """The weights of a layer in the compute dtype, whole along `fsdp`; gradients are summed into their shards.
-
-    Left to itself, XLA gathers some of them twice in the backward pass, or cuts products into as many parts as devices.
-    """
-
-    def whole(weight: weights.Weight, x: Array) -> Array:
-        if weight.of_norm:  # norms compute in float32 and are not split
-            return x
-        axes, shape = weight.axes[1:], weight.shape[1:]
-        gathered = _reshard(spec(axes, shape, mesh), spec(axes, shape, mesh, whole=("fsdp",)), x.astype(dtype))
-        return checkpoint_name(gathered, _GATHERED)
-
-    table = weights.tree(config, lambda weight: weight)["layers"]
-    return {"params": jax.tree.map(whole, table, variables["params"])}
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _reshard(before: PartitionSpec, after: PartitionSpec, x: Array) -> Array:
-    """x laid out as ``after``; its gradient as ``before``, where the transpose of a constraint has it as ``after``."""
-    return jax.lax.with_sharding_constraint(x, after)
-
-
-_reshard.defvjp(
-    lambda before, after, x: (_reshard(before, after, x), None),
-    lambda before, after, _, gradient: (jax.lax.with_sharding_constraint(gradient, before),),
-)
 
 
 def _head_init(key: Array, shape: tuple[int, int]) -> Params:
@@ -152,7 +125,14 @@ def _length_segments(width: int, length: Array) -> tuple[Array, Array]:
 
 
 @functools.cache
-def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "none", attention: str = "auto") -> Model:
+def functions(
+    config: ModelConfig,
+    *,
+    dtype: Any = jnp.float32,
+    remat: str = "none",
+    attention: str = "auto",
+    lora: LoraSettings | None = None,
+) -> Model:
     """The decoder as pure functions of its parameters; equal arguments give the same object (jit caches on it).
 
     Args:
@@ -160,17 +140,34 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
       dtype: of the matrix products and the residual stream; parameters, norms, softmax and logits are float32.
       remat: a key of REMAT_POLICIES.
       attention: of ``apply``, see :func:`jaxrl_llm.models.attend.implementation`, which judges it when traced.
+      lora: of the adapter that parameters may hold under "lora"; ``init`` makes none, ``apply`` computes it beside the
+        weights, and ``prepare`` merges it into them. None, or with rank None: they hold none.
 
     Raises:
-      ValueError: an unknown remat policy.
+      ValueError: an unknown remat policy, or an adapter that the architecture cannot have.
     """
+    lora = None if lora is None or lora.rank is None else lora
+    if lora is not None:
+        adapters.adapter_table(config, lora)  # judges it
     if remat not in REMAT_POLICIES:
         raise ValueError(f"model.remat = {remat!r}: expected one of {', '.join(REMAT_POLICIES)}")
     dtype = jnp.dtype(dtype)
-    decoder = Decoder(config, dtype, remat, attention)
+    decoder = Decoder(config, dtype, remat, attention, lora)
     layer = Layer(config, dtype)
     kinds = layer_kinds(config)
     final_norm = norm(config)
+
+    def split(params: Params) -> tuple[Params, Params | None]:
+        base, adapter = adapters.split(params)
+        if adapter is not None and lora is None:
+            raise ValueError(f'params["{adapters.KEY}"] is an adapter, but the model was made without its settings')
+        return base, adapter
+
+    def variables(params: Params) -> dict[str, Params]:
+        base, adapter = split(params)
+        if lora is None or adapter is None:
+            return {"params": base}
+        return {"params": base, adapters.KEY: adapters.scaled(lora, adapter)}
 
     def init(key: Array) -> Params:
         probe = jnp.zeros((1, column_devices(jax.sharding.get_abstract_mesh())), jnp.int32)
@@ -186,7 +183,7 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         segments_per_lane: int = 1,
     ) -> Array:
         rows = tokens, positions, segments, prompt, lanes, segments_per_lane
-        return decoder.apply({"params": params}, *rows)  # type: ignore[return-value]
+        return decoder.apply(variables(params), *rows)  # type: ignore[return-value]
 
     def head(params: Params) -> Params:
         return {"embed": params["embed"]} if config.tied else {"head": params["head"]}
@@ -201,10 +198,18 @@ def functions(config: ModelConfig, *, dtype: Any = jnp.float32, remat: str = "no
         def cast(tree: Any) -> Any:  # norms compute in float32, so their weights stay
             return jax.tree.map_with_path(lambda path, x: x if weights.of_norm(path) else x.astype(dtype), tree)
 
+        params, adapter = split(params)
+
+        def of_layer(i: int) -> Params:
+            own = jax.tree.map(operator.itemgetter(i), params["layers"])
+            if lora is None or adapter is None:
+                return own
+            return adapters.merge_layer(lora, own, jax.tree.map(operator.itemgetter(i), adapter["layers"]))
+
         embedding = params["embed"]["embedding"]
         prepared = {
             "embedding": cast(embedding),
-            "layers": tuple(cast(jax.tree.map(operator.itemgetter(i), params["layers"])) for i in range(config.layers)),
+            "layers": tuple(cast(of_layer(i)) for i in range(config.layers)),
             "final_norm": params["final_norm"],
             "head": cast(embedding.T if config.tied else params["head"]["kernel"]),
         }

@@ -23,11 +23,11 @@ from jaxrl_llm.models.attend import attend
 from jaxrl_llm.models.attention import by_lanes, soft_cap
 from jaxrl_llm.models.experts import Experts
 from jaxrl_llm.models.kinds import PLAIN, Kind
+from jaxrl_llm.models.projection import Projection
 from jaxrl_llm.models.rotary import Angles, rotate
 from jaxrl_llm.types import Array
 
 PROJECTED = "projections of attention"  # the name of their results, for what the backward pass keeps
-KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class RMSNorm(nn.Module):
@@ -44,7 +44,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.zeros if self.offset else nn.initializers.ones
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
-        scale = 1.0 + scale.astype(jnp.float32) if self.offset else scale
+        scale = 1.0 + scale if self.offset else scale
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
         return (wide * scale).astype(x.dtype)
@@ -79,18 +79,14 @@ class Attention(nn.Module):
     def setup(self):
         c = self.config
 
-        def heads(*shape: int) -> nn.DenseGeneral:
-            return nn.DenseGeneral(
-                (*shape, c.head_size), use_bias=c.qkv_bias, dtype=self.dtype, kernel_init=KERNEL_INIT
-            )
+        def heads(*shape: int) -> Projection:
+            return Projection((*shape, c.head_size), use_bias=c.qkv_bias, dtype=self.dtype)
 
         if c.fused_qkv:
             self.qkv = heads(3, c.heads)
         else:
             self.query, self.key, self.value = heads(c.heads), heads(c.kv_heads), heads(c.kv_heads)
-        self.output = nn.DenseGeneral(
-            c.width, axis=(-2, -1), use_bias=c.output_bias, dtype=self.dtype, kernel_init=KERNEL_INIT
-        )
+        self.output = Projection(c.width, axis=(-2, -1), use_bias=c.output_bias, dtype=self.dtype)
         if c.qk_norm:
             self.query_norm, self.key_norm = norm(c), norm(c)
 
@@ -179,9 +175,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        def dense(width: int, name: str) -> nn.Dense:
-            use_bias = self.config.mlp_bias
-            return nn.Dense(width, use_bias=use_bias, dtype=self.dtype, kernel_init=KERNEL_INIT, name=name)
+        def dense(width: int, name: str) -> Projection:
+            return Projection(width, use_bias=self.config.mlp_bias, dtype=self.dtype, name=name)
 
         activation = nn.silu if self.config.activation == "silu" else nn.gelu  # gelu: of the tanh
         if self.config.gated:

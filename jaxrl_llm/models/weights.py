@@ -69,6 +69,11 @@ class Weight:
         return self.shape[len(self.stack) :]
 
     @property
+    def input_axes(self) -> int:
+        """Of a matrix: how many axes of a layer of it, the first ones, are what it multiplies."""
+        return 2 if self.layout.startswith("joined") else 1
+
+    @property
     def of_norm(self) -> bool:
         return of_norm(self.path)
 
@@ -96,7 +101,7 @@ class Weight:
             return shape
         if self.layout == "flat":
             return (math.prod(shape),)
-        inputs = _input_axes(self.layout)
+        inputs = self.input_axes
         sides = math.prod(shape[:inputs]), math.prod(shape[inputs:])
         return sides[::-1] if self.layout in _TRANSPOSED else sides
 
@@ -180,11 +185,6 @@ def read_layer(weight: Weight, index: Slices, read: Callable[[Slices], np.ndarra
 
     Of our axes that make one axis of the tensor, the first decides what is read; the others are cut afterwards.
 
-def row_axis(weight: Weight) -> int:
-    """The axis of the weight that is the first, or the first part of the first, of its tensors in the file."""
-    return len(weight.stack) + _joined_axes(weight)[0][0]
-
-
     Args:
       index: of the part, a slice for each axis of the layer.
       read: (a slice for each axis of the tensor) -> that part of the tensor.
@@ -254,10 +254,6 @@ def _joined_axes(weight: Weight) -> list[tuple[int, ...]]:
         return [(axis,) for axis in axes]
     if weight.layout == "flat":
         return [axes]
-    inputs = _input_axes(weight.layout)
+    inputs = weight.input_axes
     sides = [axes[:inputs], axes[inputs:]]
     return sides[::-1] if weight.layout in _TRANSPOSED else sides
-
-
-def _input_axes(layout: Layout) -> int:
-    return 2 if layout.startswith("joined") else 1
