@@ -44,7 +44,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         init = nn.initializers.zeros if self.offset else nn.initializers.ones
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
-        scale = 1.0 + scale if self.offset else scale
+        scale = 1.0 + scale.astype(jnp.float32) if self.offset else scale
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
         return (wide * scale).astype(x.dtype)

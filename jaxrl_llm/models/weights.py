@@ -180,6 +180,11 @@ def of_norm(path: Sequence[Any]) -> bool:
     return any(str(getattr(key, "key", key)).endswith("norm") for key in path[:-1])
 
 
+def row_axis(weight: Weight) -> int:
+    """The axis of the weight that is the first, or the first part of the first, of its tensors in the file."""
+    return len(weight.stack) + _joined_axes(weight)[0][0]
+
+
 def read_layer(weight: Weight, index: Slices, read: Callable[[Slices], np.ndarray]) -> np.ndarray:
     """A part of one layer [layer_shape], of a tensor of a Hugging Face checkpoint [hf_shape]; a view where possible.
 
