@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxrl_llm.types import Array
 
 # Streams of one seed that must never meet.
-ROLLOUT, EVALUATION, ORDER, GREEDY = 0, 1, 2, 3
+ROLLOUT, EVALUATION, ORDER, GREEDY, ADAPTER = range(5)
 
 
 def step_key(seed: Array | int, stream: int, step: Array | int) -> Array:

@@ -1,7 +1,8 @@
 """Checkpoints: arrays by orbax, the rest of the state as JSON beside them, written while training goes on.
 
 A checkpoint holds all that a run needs to go on as if it had never stopped: parameters, optimizer, the cursor in the
-data and the lengths of the log files. Keys need no state: they are folds of (seed, step).
+data and the lengths of the log files. Keys need no state: they are folds of (seed, step). Of a policy with an adapter
+it holds the adapter alone; the base stays where it was loaded from.
 """
 
 from __future__ import annotations
@@ -19,9 +20,28 @@ FOLDER = "checkpoints"
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """Parameters apart from the rest, so that an export can read them alone."""
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """Parameters apart from the rest, so that an export can read them alone; nothing frozen."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)} | {"frozen": {}}
     return {"params": fields.pop("params"), "state": fields}
+
+
+def require_base(extra: dict[str, Any], base: str, source: str) -> None:
+    """Refuses a model that is not the one that a checkpoint's run began from.
+
+    Args:
+      extra: JSON values of the checkpoint; those of earlier versions say nothing of it.
+      base: fingerprint of the model, see :func:`jaxrl_llm.models.hub.fingerprint`.
+      source: where it lies, for the message.
+
+    Raises:
+      ValueError: the fingerprints differ.
+    """
+    found = extra.get("base", base)
+    if found != base:
+        raise ValueError(
+            f"model.source = {source!r} has fingerprint {base}, but the run began from {found}: expected the files of "
+            "that model as they were"
+        )
 
 
 def _abstract(tree: Any) -> Any:
@@ -68,7 +88,8 @@ class Checkpoints:
         """
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in _items(like).items()}
         restored = self._restore(step, **items, extra=ocp.args.JsonRestore())
-        return TrainState(params=restored["params"], **restored["state"]), restored["extra"]
+        state = TrainState(params=restored["params"], **restored["state"] | {"frozen": like.frozen})
+        return state, restored["extra"]
 
     def restore_params(self, abstract: Params) -> Params:
         """The parameters of the last step, placed as the shapes in ``abstract`` say.
