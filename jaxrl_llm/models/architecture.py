@@ -125,11 +125,6 @@ class ModelConfig:
     renormalized_router: bool = False
 
     @property
-    def plain_attention(self) -> bool:
-        """A softmax over all keys: neither a window nor a cap of the scores."""
-        return self.window is None and self.attention_cap is None
-
-    @property
     def query_scale(self) -> float:
         """What queries are multiplied by."""
         return (self.head_size if self.query_scalar is None else self.query_scalar) ** -0.5

@@ -17,21 +17,21 @@ from jaxrl_llm.types import Array
 
 # Values of `model.attention` beside "auto", and what each needs.
 NEEDS = {
-    "splash": "a TPU, heads of a multiple of 64, no windows and no caps of scores",
-    "cudnn": "a GPU, model.dtype = 'bfloat16', heads of a multiple of 8 up to 128, no windows and no caps of scores",
+    "splash": "a TPU, heads of a multiple of 64",
+    "cudnn": "a GPU, model.dtype = 'bfloat16', heads of a multiple of 8 up to 128, no cap of scores",
     "xla": "nothing",
 }
 
 
 def implementation(
-    choice: str, dtype: jnp.dtype, head_size: int, *, plain: bool = True, platform: str | None = None
+    choice: str, dtype: jnp.dtype, head_size: int, *, capped: bool = False, platform: str | None = None
 ) -> str:
     """What ``choice`` means where the program will run.
 
     "auto" is the first of NEEDS that has what it needs: the kernel of the platform, or else xla.
 
     Args:
-      plain: see ``plain_attention`` of :class:`~jaxrl_llm.models.architecture.ModelConfig`.
+      capped: whether scores have a cap.
       platform: as JAX names it; None: of the mesh that is set, or the default device.
 
     Raises:
@@ -43,8 +43,8 @@ def implementation(
         device = jax.sharding.get_abstract_mesh().abstract_device
         platform = jax.default_backend() if device is None else device.platform
     can = {
-        "splash": plain and platform == "tpu" and head_size % 64 == 0,
-        "cudnn": plain and platform == "gpu" and dtype == jnp.bfloat16 and head_size % 8 == 0 and head_size <= 128,
+        "splash": platform == "tpu" and head_size % 64 == 0,
+        "cudnn": platform == "gpu" and dtype == jnp.bfloat16 and head_size % 8 == 0 and head_size <= 128 and not capped,
         "xla": True,
     }
     if choice == "auto":
@@ -52,7 +52,7 @@ def implementation(
     if not can[choice]:
         raise ValueError(
             f"model.attention = {choice!r} in {jnp.dtype(dtype).name} on {platform}, with heads of {head_size}"
-            f"{'' if plain else ', and windows or a cap of scores'}: "
+            f"{', and a cap of scores' if capped else ''}: "
             f"expected {NEEDS[choice]}, or another choice"
         )
     return choice
@@ -81,17 +81,17 @@ def attend(
     Raises:
       ValueError: as :func:`implementation`, or the mesh axis `sequence` does not divide columns or heads.
     """
-
-    def in_products(query: Array, key: Array, value: Array, segments: Array, *span: Array) -> Array:
-        both = (span[0], span[1]) if span else None
-        return by_lanes(query, key, value, segments, prompt=prompt, lanes=lanes, cap=cap, span=both)
-
-    local: Callable[..., Array] = in_products
-    name = implementation(choice, query.dtype, query.shape[-1], plain=cap is None and span is None)
+    name = implementation(choice, query.dtype, query.shape[-1], capped=cap is not None)
+    by: Callable[..., Array] = functools.partial(by_lanes, cap=cap)
     if name == "splash":
-        local = functools.partial(kernels.splash, prompt=prompt, lanes=lanes, segments_per_lane=segments_per_lane)
+        by = functools.partial(kernels.splash, segments_per_lane=segments_per_lane, cap=cap)
     elif name == "cudnn":
-        local = functools.partial(kernels.cudnn, prompt=prompt, lanes=lanes)
+        by = kernels.cudnn
+
+    def local(query: Array, key: Array, value: Array, segments: Array, *span: Array) -> Array:
+        both = (span[0], span[1]) if span else None
+        return by(query, key, value, segments, prompt=prompt, lanes=lanes, span=both)
+
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or (name == "xla" and mesh.shape["sequence"] == 1):  # XLA splits its own products by itself
         return local(query, key, value, segments, *(span or ()))

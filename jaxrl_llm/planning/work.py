@@ -180,7 +180,7 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
         settings.model.attention,
         jnp.dtype(settings.model.dtype),
         config.head_size,
-        plain=config.plain_attention,
+        capped=config.attention_cap is not None,
         platform=platform,
     )
     budget = Budget(  # as `training.learn.budget_of` makes it, for devices that are not there

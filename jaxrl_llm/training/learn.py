@@ -126,7 +126,7 @@ def budget_of(settings: Settings, configs: Sequence[ModelConfig], mesh: Mesh) ->
       configs: of all networks that compute it; where the kernel of one has no trunks, no pass has them.
     """
     model, dtype = settings.model, jnp.dtype(settings.model.dtype)
-    kernels = {implementation(model.attention, dtype, c.head_size, plain=c.plain_attention) for c in configs}
+    kernels = {implementation(model.attention, dtype, c.head_size, capped=c.attention_cap is not None) for c in configs}
     return Budget(
         settings.training.tokens_per_pass,
         row_devices(mesh),
