@@ -13,25 +13,35 @@ if TYPE_CHECKING:  # reading and writing need packages that importing this one s
 __all__ = ["load", "save"]
 
 
-def load(source: str, *, dtype: str = "float32", mesh: Mesh | None = None) -> Policy:
+def load(source: str, *, dtype: str = "float32", param_dtype: str = "float32", mesh: Mesh | None = None) -> Policy:
     """A policy by its source, see :func:`jaxrl_llm.models.hub.load`, which has more options.
 
     Args:
       source: "embedded:NAME", "package:NAME/FILE.gguf", a folder, a .gguf file, or a Hub id "org/name".
-      dtype: of the computation, float32 or bfloat16; the parameters are float32.
+      dtype: of the computation, float32 or bfloat16.
+      param_dtype: of the parameters in memory, float32 or bfloat16.
       mesh: that the parameters are laid on; None for the default device.
     """
     from jaxrl_llm.models import hub
 
-    return hub.load(source, dtype=dtype, mesh=mesh)
+    return hub.load(source, dtype=dtype, param_dtype=param_dtype, mesh=mesh)
 
 
-def save(policy: Policy, folder: str | Path, *, dtype: str = "float32", tokenizer: str | Path | None = None) -> None:
+def save(
+    policy: Policy,
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    tokenizer: str | Path | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
     """Writes a policy as a Hugging Face folder, see :func:`jaxrl_llm.models.writer.save`, which has more options.
 
     Args:
+      policy: its parameters may be those of a run that goes on, but not after an update that they were donated to.
       dtype: of the tensors on disk, float32 or bfloat16.
       tokenizer: folder whose tokenizer, chat template and generation config are copied; None: none are written.
+      max_shard_bytes: above it the weights are split into files of at most that size.
 
     Raises:
       FileNotFoundError: ``tokenizer`` holds no tokenizer.json.
@@ -44,5 +54,11 @@ def save(policy: Policy, folder: str | Path, *, dtype: str = "float32", tokenize
         found = Path(tokenizer) / "generation_config.json"
         generation = tensor_files.read_json(found) if found.is_file() else None
     writer.save(
-        policy.config, policy.params, Path(folder), dtype=dtype, tokenizer_files=files, generation_config=generation
+        policy.config,
+        policy.params,
+        Path(folder),
+        dtype=dtype,
+        tokenizer_files=files,
+        generation_config=generation,
+        max_shard_bytes=max_shard_bytes,
     )

@@ -8,11 +8,10 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from jaxrl_llm.models.config import ModelConfig, to_hf
 from jaxrl_llm.models.tensor_files import INDEX_FILE, SINGLE_FILE
@@ -20,7 +19,8 @@ from jaxrl_llm.models.weights import Weight, leaf, to_hf_layout, weight_table
 from jaxrl_llm.types import Params
 
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers' own
-_DTYPES = ("float32", "bfloat16")
+_DTYPES = {"float32": "F32", "bfloat16": "BF16"}  # as safetensors calls them
+_BAND_BYTES = 1 << 24  # of a tensor that are converted at a time
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json",
                     "merges.txt")  # fmt: skip
@@ -53,7 +53,8 @@ def save(
     half written has none and is refused by every loader. Weights of an earlier save in the same folder are removed.
 
     Args:
-      params: the tree of ``weights.weight_table``; one layer at a time is brought to the host.
+      params: the tree of ``weights.weight_table``; one tensor of a file at a time is brought to the host. They may be
+        those of a run that goes on, until its next update donates them. This process must reach all of their shards.
       dtype: of the tensors on disk, float32 or bfloat16.
       tokenizer_files: copied under their own names.
       generation_config: for generation_config.json; its token ids also go into config.json.
@@ -70,11 +71,11 @@ def save(
         stale.unlink(missing_ok=True)
     _write_weights(config, params, folder, np.dtype(jnp.dtype(dtype)), max_shard_bytes)
     for file in tokenizer_files or ():
-        _replace(folder / file.name, lambda temporary, file=file: shutil.copyfile(file, temporary))
+        replace_file(folder / file.name, lambda temporary, file=file: shutil.copyfile(file, temporary))
     generation = generation_config or {}
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     token_ids = {key: generation[key] for key in _TOKEN_IDS if key in generation}
-    _write_json(folder / "config.json", to_hf(config, dtype) | token_ids)
+    write_json(folder / "config.json", to_hf(config, dtype) | token_ids)
 
 
 def _require_shapes(config: ModelConfig, params: Params) -> None:
@@ -92,12 +93,11 @@ def _write_weights(config: ModelConfig, params: Params, folder: Path, dtype: np.
     names = [SINGLE_FILE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
     index: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
-        tensors = {hf_name: _tensor(params, weight, layer, dtype) for weight, layer, hf_name in shard}
-        _replace(folder / name, lambda temporary, tensors=tensors: save_file(tensors, temporary, {"format": "pt"}))
-        index |= dict.fromkeys(tensors, name)
+        replace_file(folder / name, lambda temporary, shard=shard: _write_shard(temporary, shard, params, dtype))
+        index |= dict.fromkeys((hf_name for _, _, hf_name in shard), name)
     if len(shards) > 1:
         total = sum(math.prod(weight.shape) for weight in weight_table(config)) * dtype.itemsize
-        _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
+        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))})
 
 
 def _split(table: tuple[Weight, ...], item_bytes: int, limit: int) -> list[list[tuple[Weight, int, str]]]:
@@ -115,29 +115,44 @@ def _split(table: tuple[Weight, ...], item_bytes: int, limit: int) -> list[list[
     return shards
 
 
-def _tensor(params: Params, weight: Weight, layer: int, dtype: np.dtype) -> np.ndarray:
-    array = leaf(params, weight)
-    host = np.asarray(weight.tensor(array, layer))
-    # safetensors writes the memory as it lies, so a transposed view must be copied into order.
-    return np.ascontiguousarray(to_hf_layout(weight, host).astype(dtype))
+def _write_shard(file: Path, shard: list[tuple[Weight, int, str]], params: Params, dtype: np.dtype) -> None:
+    """One safetensors file, its tensors by name: the length of the header, the header, then one tensor at a time."""
+    shard, end = sorted(shard, key=lambda tensor: tensor[2]), 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for weight, _, name in shard:
+        begin, end = end, end + math.prod(weight.layer_shape) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype.name], "shape": weight.hf_shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for weight, layer, _ in shard:
+            _write_tensor(opened, to_hf_layout(weight, np.asarray(weight.tensor(leaf(params, weight), layer))), dtype)
+
+
+def _write_tensor(file: BinaryIO, tensor: np.ndarray, dtype: np.dtype) -> None:
+    """The numbers row by row, whatever their order in memory."""
+    rows = max(1, _BAND_BYTES * len(tensor) // (tensor.size * dtype.itemsize))
+    for start in range(0, len(tensor), rows):
+        band = np.ascontiguousarray(tensor[start : start + rows].astype(dtype))
+        file.write(band.view(np.uint8).data)
 
 
 def _shard_name(i: int, count: int) -> str:
     return f"model-{i + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """The same value is the same text."""
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets ``write`` make a file under another name in the same folder, and then gives it its own."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # safetensors writes files that only their owner may read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

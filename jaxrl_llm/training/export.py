@@ -61,7 +61,7 @@ def convert(run: Path, to: Path, *, certified: bool = False) -> Path:
     reference = certificate.logits_of_transformers() if certified else None
     source, config, params = last_params(run)
     tokenizer = tokens.load(source)
-    save(config, jax.device_get(params), to, dtype="float32", generation_config=_generation(tokenizer))
+    save(config, params, to, dtype="float32", generation_config=_generation(tokenizer))
     tokenizer.save(to)
     if reference is not None:
         certificate.certify(hub.Policy(config, params, functions(config)), to, reference)
