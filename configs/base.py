@@ -26,6 +26,14 @@ def get_config() -> ConfigDict:
     # of scoring and update: auto (the device's kernel where it can run), xla, splash (TPU), cudnn (GPU, bfloat16)
     c.model.attention = "auto"
 
+    c.lora = ConfigDict()  # a low-rank adapter, which alone is trained; all None: every parameter is
+    c.lora.rank = placeholder(int)
+    c.lora.alpha = placeholder(float)  # the adapter's product is multiplied by alpha / rank
+    # "all-linear" (every matrix of a layer but experts and their router), or a regular expression that the Hugging Face
+    # name of a module within its layer matches fully, such as r"self_attn\.(q|v)_proj"
+    c.lora.targets = placeholder(str)
+    c.lora.rank_stabilized = placeholder(bool)  # multiplied by alpha / sqrt(rank) (rsLoRA)
+
     c.data = ConfigDict()
     # "task:NAME" (built in), "jsonl:PATH" (one file), or "hub:NAME" (a Hugging Face dataset)
     c.data.source = "task:chain_sum"
@@ -191,6 +199,7 @@ def get_config() -> ConfigDict:
     c.evaluation.split = "held_out"
     c.evaluation.question_key = "question"
     c.evaluation.answer_key = "answer"
+    c.evaluation.source_key = placeholder(str)  # names the benchmark of a row, of several in one source; None: one
     c.evaluation.problems = 128  # the first this many rows
     c.evaluation.samples = 4  # k of avg@k, pass@k, maj@k
     c.evaluation.temperature = 1.0
@@ -206,7 +215,6 @@ def get_config() -> ConfigDict:
     c.log.tensorboard = True
     # Rollout steps; at each, rollouts/step_000020.npz holds tokens, rewards and log-probabilities. 0: never
     c.log.rollouts_every = 0
-    c.evaluation.source_key = placeholder(str)  # names the benchmark of a row, of several in one source; None: one
     # repeat_ratio is the share of truncated completions that end in a loop: a block of at most `period` tokens that
     # stands there at least `repeats` times and fills the last `window` tokens
     c.log.loop = ConfigDict()

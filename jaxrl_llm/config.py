@@ -7,6 +7,7 @@ cannot run. Keys and types are those of the settings dataclasses; nothing here l
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import linecache
@@ -157,8 +158,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 1",
         lambda value: value >= 1,
-        "steps training.epochs training.mini_batches training.score_chunk evaluation.problems evaluation.samples "
-        "checkpoint.keep log.loop.window log.loop.period distributed.heartbeat_seconds "
+        "steps lora.rank training.epochs training.mini_batches training.score_chunk evaluation.problems "
+        "evaluation.samples checkpoint.keep log.loop.window log.loop.period distributed.heartbeat_seconds "
         "distributed.start_seconds",
     ),
     ("at least 2", lambda value: value >= 2, "log.loop.repeats"),
@@ -168,11 +169,15 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "seed training.tokens_per_pass optimizer.warmup_steps optimizer.weight_decay evaluation.every evaluation.top_k "
         "evaluation.texts evaluation.temperature checkpoint.every log.rollouts_every",
     ),
-    ("above 0", lambda value: value > 0, "optimizer.learning_rate optimizer.epsilon optimizer.clip_norm"),
+    ("above 0", lambda value: value > 0, "optimizer.learning_rate optimizer.epsilon optimizer.clip_norm lora.alpha"),
     ("above 0: greedy samples of a prompt are all equal", lambda value: value > 0, "sampling.temperature"),
     ("above 0 and at most 1", lambda value: 0 < value <= 1, "evaluation.top_p"),
     ("0 or more and below 1", lambda value: 0 <= value < 1, "optimizer.beta1 optimizer.beta2"),
-    ("not empty", bool, "run_dir model.source model.critic_source data.source data.source_key evaluation.source"),
+    (
+        "not empty",
+        bool,
+        "run_dir model.source model.critic_source data.source data.source_key evaluation.source evaluation.source_key",
+    ),
 )
 
 
@@ -198,6 +203,21 @@ def _check_rows(settings: Settings, devices: int | None) -> None:
         )
 
 
+def _check_lora(settings: Settings) -> None:
+    """An adapter has all its keys, and a run with one no reference beside the base."""
+    values = dataclasses.asdict(settings.lora)
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in values:
+        if given and name not in given:
+            told = ", ".join(f"lora.{key} = {value!r}" for key, value in given.items())
+            raise ValueError(f"lora.{name} = None with {told}: expected all keys of lora, or none")
+    if given and settings.training.offload_reference:
+        raise ValueError(
+            f"training.offload_reference = True with lora.rank = {settings.lora.rank}: expected False: the reference "
+            "is the policy without its adapter, which stays on the devices"
+        )
+
+
 def check(settings: Settings, *, devices: int | None) -> None:
     """Refuses what cannot run, before anything is loaded or compiled.
 
@@ -214,11 +234,18 @@ def check(settings: Settings, *, devices: int | None) -> None:
             if value is not None and not holds(value):
                 raise ValueError(f"{path} = {value!r}: expected {expected}")
     _check_rows(settings, devices)
+    _check_lora(settings)
     knobs = settings.algorithm
     if knobs.batch_statistics == "source" and settings.data.source_key is None:
         raise ValueError(
             f"algorithm.batch_statistics = {knobs.batch_statistics!r} with data.source_key = None: expected the key of "
             "a row that names its source"
+        )
+    wanted = settings.evaluation
+    if wanted.source_key is not None and wanted.source.startswith("task:"):
+        raise ValueError(
+            f"evaluation.source_key = {wanted.source_key!r} with evaluation.source = {wanted.source!r}: rows of a "
+            "built-in task name no benchmark; expected None"
         )
     if settings.training.offload_reference and not algorithm.needs_reference(knobs):
         raise ValueError(
@@ -240,9 +267,3 @@ def check(settings: Settings, *, devices: int | None) -> None:
         samples_per_prompt=settings.data.samples_per_prompt,
         max_tokens=settings.sampling.max_tokens,
     )
-    wanted = settings.evaluation
-    if wanted.source_key is not None and wanted.source.startswith("task:"):
-        raise ValueError(
-            f"evaluation.source_key = {wanted.source_key!r} with evaluation.source = {wanted.source!r}: rows of a "
-            "built-in task name no benchmark; expected None"
-        )

@@ -213,7 +213,7 @@ def score_rollout(
     reference = to_device_memory(reference)
     policy = None
     if of_policy:
-        policy = programs.score(state.params, rollout, passes, reference if exact_in_reward else None)
+        policy = programs.score(state.policy, rollout, passes, reference if exact_in_reward else None)
     return Scored(
         old_logprobs=policy.logprobs if policy is not None and from_trainer else rollout.sampler_logprobs,
         policy=policy,

@@ -22,13 +22,20 @@ from jaxrl_llm.rewards.equivalence import Outcome
 from jaxrl_llm.sampling.keys import GREEDY, ROLLOUT, step_key
 from jaxrl_llm.sharding import to_host
 from jaxrl_llm.training import rollouts
-from jaxrl_llm.training.checkpoint import Checkpoints
+from jaxrl_llm.training.checkpoint import Checkpoints, require_base
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
 from jaxrl_llm.training.learn import Lesson, budget_of, learn, passes_over
 from jaxrl_llm.training.log import RunLog
 from jaxrl_llm.training.offload import to_host_memory
 from jaxrl_llm.training.settings import Settings
-from jaxrl_llm.training.setup import Session, evaluation_problems, open_session, training_problems
+from jaxrl_llm.training.setup import (
+    Session,
+    check_trainable,
+    evaluation_problems,
+    first_policy,
+    open_session,
+    training_problems,
+)
 from jaxrl_llm.training.step import Programs, make_programs
 from jaxrl_llm.types import Params, TrainState
 
@@ -42,6 +49,7 @@ def train(settings: Settings, *, config: dict[str, Any]) -> Path:
       settings: checked by `config.check`.
       config: the same as plain values; the folder belongs to it, and a folder of another config is refused.
     """
+    check_trainable(settings)
     with Judge(settings.reward) as judge:
         session = open_session(settings)
         with jax.set_mesh(session.mesh):
@@ -73,12 +81,10 @@ def _train(
     checkpoints: Checkpoints,
 ) -> None:
     programs = make_programs(settings, session.model, session.critic)
-    # The update donates its state, so a reference policy keeps a copy of the parameters that the run starts from.
-    reference = jax.tree.map(jnp.copy, session.params) if needs_reference(settings.algorithm) else None
-    if settings.training.offload_reference:
-        reference = to_host_memory(reference)
-    state, start = _start(settings, session, programs, stream, log, checkpoints)
-    prepared = session.prepare(state.params)
+    reference = _reference(settings, session)
+    base = hub.fingerprint(session.source)
+    state, start = _start(settings, session, programs, stream, log, checkpoints, base)
+    prepared = session.prepare(state.policy)
     accuracy: float | None = None
     if held_out and not start:
         accuracy = _evaluate(0, session, prepared, held_out, settings, judge, log)
@@ -96,7 +102,7 @@ def _train(
         del prepared  # the update needs its memory
         lesson = learn(step, settings, session, programs, state, reference, completions, greedy)
         state = lesson.state
-        prepared = session.prepare(state.params)
+        prepared = session.prepare(state.policy)
         values = lesson.means | counts | _of_texts(completions, greedy)
         values["learning_rate"] = _learning_rate(programs, state)
         seconds = time.perf_counter() - begun
@@ -119,9 +125,22 @@ def _train(
         log.console(_progress(step, settings.steps, values, accuracy, tokens / seconds))
         preempted = checkpoints.preempted(step)
         if last or preempted or (settings.checkpoint.every and step % settings.checkpoint.every == 0):
-            checkpoints.save(step, state, {"stream": stream.state(), "log": log.position()})
+            checkpoints.save(step, state, {"stream": stream.state(), "log": log.position(), "base": base})
         if preempted and not last:
             raise distributed.AgreedError(f"stopped by SIGTERM after step {step}; the same command goes on from there")
+
+
+def _reference(settings: Settings, session: Session) -> Params | None:
+    """The policy that the run starts from, where the algorithm reads it.
+
+    An update donates its state, so a copy is kept; with an adapter that is trained in its place, nothing is donated.
+    """
+    if not needs_reference(settings.algorithm):
+        return None
+    if settings.lora.rank is not None:
+        return session.params
+    reference = jax.tree.map(jnp.copy, session.params)
+    return to_host_memory(reference) if settings.training.offload_reference else reference
 
 
 def _start(
@@ -131,15 +150,22 @@ def _start(
     stream: PromptStream,
     log: RunLog,
     checkpoints: Checkpoints,
+    base: str,
 ) -> tuple[TrainState, int]:
-    """The state to go on from, and the rollout steps that are done; data and log are put where they stood then."""
-    state = programs.init_state(session.params, settings.algorithm, session.critic_params)
+    """The state to go on from, and the rollout steps that are done; data and log are put where they stood then.
+
+    Raises:
+      ValueError: the run needs the checkpoint that it began from, which has another fingerprint than ``base``.
+    """
+    state = programs.init_state(first_policy(settings, session), settings.algorithm, session.critic_params)
     start = checkpoints.latest or 0
     distributed.agree(lambda: {"last checkpoint": start})
     if not start:
         log.rewind({})
         return state, start
     state, extra = checkpoints.restore(start, state)
+    if state.frozen or needs_reference(settings.algorithm):
+        require_base(extra, base, settings.model.source)
     stream.restore(extra["stream"])
     log.rewind(extra["log"])
     log.console(f"going on after step {start} of {settings.steps}")
@@ -172,7 +198,7 @@ def _save_rollout(
 ) -> None:
     """With the scores of the policy that the step's updates left, which takes one more forward pass."""
     work = passes_over(settings, session, lesson.rollout, to_host(lesson.rollout.prompt_id))
-    after = programs.score(lesson.state.params, lesson.rollout, work.passes)
+    after = programs.score(lesson.state.policy, lesson.rollout, work.passes)
     arrays = to_host(
         {
             "rollout": lesson.rollout,
@@ -208,6 +234,7 @@ def _evaluate(
         f"[{result.metrics['eval/avg_low']:.3f}, {result.metrics['eval/avg_high']:.3f}]  "
         f"pass@{k} {result.metrics['eval/pass']:.3f}  maj@{k} {result.metrics['eval/majority']:.3f}  "
         f"length {result.metrics['eval/length']:.1f}"
+        + ("" if average is None else f"  mean of benchmarks {average:.3f}")
     )
     return result.metrics["eval/avg"]
 
@@ -226,4 +253,3 @@ def _progress(step: int, steps: int, values: dict[str, float], accuracy: float |
         if name in values:
             parts.append(f"{label} {values[name]:.{digits}f}")
     return "  ".join([*parts, f"{speed:,.0f} tok/s"])
-        + ("" if average is None else f"  mean of benchmarks {average:.3f}")

@@ -11,6 +11,7 @@ from jaxrl_llm.algorithm import Algorithm
 from jaxrl_llm.data.prompts import DataSettings
 from jaxrl_llm.distributed import DistributedSettings
 from jaxrl_llm.models.hub import ModelSettings
+from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.rewards.combine import RewardSettings
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import MeshSettings
@@ -36,9 +37,9 @@ class EvaluationSettings:
     split: str
     question_key: str
     answer_key: str
+    source_key: str | None
     problems: int
     samples: int
-    source_key: str | None
     temperature: float
     top_k: int
     top_p: float
@@ -73,6 +74,7 @@ class Settings:
     run_dir: str
     steps: int
     model: ModelSettings
+    lora: LoraSettings
     data: DataSettings
     sampling: Sampling
     reward: RewardSettings

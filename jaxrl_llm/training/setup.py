@@ -14,13 +14,13 @@ from jaxrl_llm.data import tokens
 from jaxrl_llm.data.prompts import Problem, Problems, first, load_problems
 from jaxrl_llm.data.templates import encode_prompts, keep_fitting
 from jaxrl_llm.data.tokens import Tokenizer
-from jaxrl_llm.models import hub, value_head
+from jaxrl_llm.models import decoder, hub, lora, value_head
 from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.decoder import prepared_shardings
 from jaxrl_llm.rewards.combine import Judge
+from jaxrl_llm.sampling.keys import ADAPTER, step_key
 from jaxrl_llm.sharding import make_mesh
 from jaxrl_llm.training.settings import Settings
-from jaxrl_llm.types import Critic, Model, Params
+from jaxrl_llm.types import Critic, Model, Params, join_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Session:
         """Of the networks that score and learn."""
         return (self.config,) if self.critic_config is None else (self.config, self.critic_config)
 
-    def prepare(self, params: Params) -> Params:
-        """The sampling layout of ``params``: compute dtype, whole along fsdp, still split along tensor."""
-        return jax.jit(self.model.prepare, out_shardings=prepared_shardings(self.config, self.mesh))(params)
+    def prepare(self, policy: Params) -> Params:
+        """The sampling layout of a policy: compute dtype, whole along fsdp, still split along tensor."""
+        return jax.jit(self.model.prepare, out_shardings=decoder.prepared_shardings(self.config, self.mesh))(policy)
 
 
 def open_session(settings: Settings) -> Session:
@@ -64,7 +64,7 @@ def open_session(settings: Settings) -> Session:
       AgreedError: processes have found different checkpoints, or have different devices.
       FileNotFoundError: no checkpoint where ``model.source`` or ``model.critic_source`` says.
       ValueError: a damaged checkpoint; a stop text that is not one token; a context that is too short; a critic's
-        checkpoint with another tokenizer.
+        checkpoint with another tokenizer; an adapter for matrices that the model does not have.
     """
     of_model = settings.model
     source, of_critic = hub.resolve(of_model.source), None
@@ -78,14 +78,33 @@ def open_session(settings: Settings) -> Session:
     critic_config = config if of_critic is None else _critic_config(settings, of_critic, tokenizer)
     mesh = make_mesh(settings.mesh)
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
-    policy = hub.load(of_model.source, **options, param_dtype=of_model.param_dtype, mesh=mesh)
-    session = Session(mesh, source, config, policy.model, policy.params, tokenizer, stop_ids(settings, tokenizer))
+    model = decoder.functions(config, **options, lora=settings.lora)  # refuses an adapter that the model cannot have
+    params = hub.load_params(source, config, dtype=of_model.param_dtype, mesh=mesh)
+    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer))
     if not needs_critic(settings.algorithm):
         return session
     critic, params = value_head.functions(critic_config, **options), None
     if of_critic is not None:
         params = critic.init(hub.load_params(of_critic, critic_config, mesh=mesh))
     return dataclasses.replace(session, critic=critic, critic_config=critic_config, critic_params=params)
+
+
+def first_policy(settings: Settings, session: Session) -> Params:
+    """The policy tree that a run starts from: as loaded, and where one is wanted, with an adapter that changes nothing
+    yet, drawn from the run's seed."""
+    if settings.lora.rank is None:
+        return session.params
+    key = step_key(settings.seed, ADAPTER, 0)
+    return join_policy(lora.init(session.config, settings.lora, key, session.mesh), session.params)
+
+
+def check_trainable(settings: Settings) -> None:
+    """Raises ValueError where an optimizer's steps would be lost in parameters of bfloat16, which have 8 bits."""
+    if settings.model.param_dtype != "float32" and settings.lora.rank is None:
+        raise ValueError(
+            f"model.param_dtype = {settings.model.param_dtype!r} with lora.rank = None: expected float32, or an adapter "
+            "(its parameters are float32): steps of training are smaller than what bfloat16 can hold"
+        )
 
 
 def _critic_config(settings: Settings, path: Path, tokenizer: Tokenizer) -> ModelConfig:
@@ -173,10 +192,10 @@ def evaluation_problems(settings: Settings, tokenizer: Tokenizer, judge: Judge) 
             split=settings.evaluation.split,
             question_key=settings.evaluation.question_key,
             answer_key=settings.evaluation.answer_key,
+            source_key=settings.evaluation.source_key,
         ),
         settings.evaluation.problems,
     )
     encode_prompts(problems, settings.data, tokenizer)
     judge.check([problem.answer for problem in problems], [problem.name for problem in problems])
     return problems
-            source_key=settings.evaluation.source_key,

@@ -17,11 +17,11 @@ from jaxrl_llm.training.optimizer import init_optimizer, learning_rate, make_opt
 from jaxrl_llm.training.score import Scorer, ValueScorer
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate
-from jaxrl_llm.types import Array, Critic, Model, Params, TrainBatch, TrainState
+from jaxrl_llm.types import Array, Critic, Model, Params, TrainBatch, TrainState, split_policy
 
 
 def init_state(
-    params: Params,
+    policy: Params,
     optimizer: optax.GradientTransformation,
     algorithm: Algorithm,
     *,
@@ -33,15 +33,16 @@ def init_state(
     """The state before the first step.
 
     Args:
-      params: of the policy.
+      policy: its tree; with an adapter the optimizer trains that alone.
       critic: its functions, and with them its optimizer, if and only if the algorithm has one.
-      critic_params: that the critic starts from; None: a copy of the policy's, with a head of zeros.
+      critic_params: that the critic starts from; None: a copy of the policy's base, with a head of zeros.
       offload: whether moments lie on the hosts, see `optimizer.state_shardings`.
     """
+    params, frozen = split_policy(policy)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        frozen={},
+        frozen=frozen,
         opt_state=init_optimizer(optimizer, params, offload=offload),
         controls=initial_controls(algorithm),
         critic_params={},
@@ -55,7 +56,7 @@ def init_state(
     if critic is None:
         return state
     assert critic_optimizer is not None
-    start = jax.tree.map(jnp.copy, critic.init(params)) if critic_params is None else critic_params
+    start = jax.tree.map(jnp.copy, critic.init(frozen or params)) if critic_params is None else critic_params
     critic_opt_state = init_optimizer(critic_optimizer, start, offload=offload)
     return dataclasses.replace(state, critic_params=start, critic_opt_state=critic_opt_state)
 
@@ -88,11 +89,11 @@ class Programs(NamedTuple):
     critic: CriticPrograms | None
     offload: bool
 
-    def init_state(self, params: Params, algorithm: Algorithm, critic_params: Params | None = None) -> TrainState:
+    def init_state(self, policy: Params, algorithm: Algorithm, critic_params: Params | None = None) -> TrainState:
         """The state before the first step, with a critic if there is one."""
         critic, optimizer = (None, None) if self.critic is None else (self.critic.functions, self.critic.optimizer)
         return init_state(
-            params,
+            policy,
             self.optimizer,
             algorithm,
             critic=critic,

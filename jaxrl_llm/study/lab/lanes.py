@@ -117,6 +117,7 @@ def refuse(settings: Settings) -> None:
     """Raises ValueError where a run needs what this engine does not do; it names key, value and the way out."""
     for found, key, value, expected in (
         (needs_critic(settings.algorithm), "algorithm.baseline", settings.algorithm.baseline, "any but critic"),
+        (settings.lora.rank is not None, "lora.rank", settings.lora.rank, "None"),
         (settings.reward.verifier != "exact", "reward.verifier", settings.reward.verifier, "'exact'"),
         (settings.reward.answer_format != "hash", "reward.answer_format", settings.reward.answer_format, "'hash'"),
         (not settings.data.source.startswith("task:"), "data.source", settings.data.source, "'task:NAME'"),
