@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = {name: np.dtype(of) for name, of in (("F64", "f8"), ("F32", "f4"), ("F16", "f2"), ("BF16", jnp.bfloat16))}
 _LENGTH_BYTES = 8  # of the header of a safetensors file, before it
 _NAMED = 5  # tensors that an error names; the rest is counted
+
+
+Shapes = Mapping[str, tuple[int, ...]]  # by the names of tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +86,16 @@ def open_folder(folder: Path) -> TensorSource:
             owner[name] = tensor
     if index.exists():
         _compare_with_index(index, {name: tensor.file for name, tensor in owner.items()})
-    own = {name: owner[found] for name, found in table_names(owner, str(folder)).items()}
-    for name, tensor in own.items():
-        if tensor.dtype not in _DTYPES:
-            raise ValueError(f"{tensor.file}: tensor {name} has dtype {tensor.dtype}; supported: {', '.join(_DTYPES)}")
+    return _source(str(folder), {name: owner[found] for name, found in table_names(owner, str(folder)).items()})
 
-    def read(name: str, index: Slices) -> np.ndarray:
-        tensor = own[name]
-        return mapped(tensor.file, _DTYPES[tensor.dtype], tensor.offset, tensor.shape)[index]
 
-    return TensorSource(str(folder), {name: tensor.shape for name, tensor in own.items()}, read)
+def open_file(file: Path) -> TensorSource:
+    """One safetensors file, its tensors by their own names.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    return _source(str(file), _tensors(file))
 
 
 def mapped(file: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -117,7 +120,18 @@ def check(source: TensorSource, config: ModelConfig) -> None:
     """
     expected = {name: weight.hf_shape for weight in weight_table(config) for name in weight.hf_names}
     optional = {"lm_head.weight": (config.vocab_size, config.width)} if config.tied else {}
-    allowed = {**optional, **expected}
+    if told := differences(source, expected, optional):
+        raise ValueError(f"{source.where}: does not hold the {config.family} model of its config. {told}")
+
+
+def differences(source: TensorSource, expected: Shapes, optional: Shapes | None = None) -> str:
+    """What is missing, unknown or misshapen, in words, with the shapes found and expected; empty if nothing is.
+
+    Args:
+      expected: shapes by name.
+      optional: of tensors that may be there.
+    """
+    allowed = {**(optional or {}), **expected}
     missing = [f"{name} {list(expected[name])}" for name in expected if name not in source.shapes]
     unknown = [f"{name} {list(shape)}" for name, shape in source.shapes.items() if name not in allowed]
     misshapen = [
@@ -126,9 +140,7 @@ def check(source: TensorSource, config: ModelConfig) -> None:
         if name in allowed and tuple(shape) != allowed[name]
     ]
     problems = {"missing tensors": missing, "unknown tensors": unknown, "wrong shapes": misshapen}
-    told = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
-    if told:
-        raise ValueError(f"{source.where}: does not hold the {config.family} model of its config. {'. '.join(told)}")
+    return ". ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
 
 
 def _some(names: list[str]) -> str:
@@ -186,6 +198,18 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     offset: int
+
+
+def _source(where: str, tensors: dict[str, _Tensor]) -> TensorSource:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"{tensor.file}: tensor {name} has dtype {tensor.dtype}; supported: {', '.join(_DTYPES)}")
+
+    def read(name: str, index: Slices) -> np.ndarray:
+        tensor = tensors[name]
+        return mapped(tensor.file, _DTYPES[tensor.dtype], tensor.offset, tensor.shape)[index]
+
+    return TensorSource(where, {name: tensor.shape for name, tensor in tensors.items()}, read)
 
 
 def _tensors(file: Path) -> dict[str, _Tensor]:
