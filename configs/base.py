@@ -181,6 +181,9 @@ def get_config() -> ConfigDict:
     c.training.skip_rows = True  # rows without gradient are not computed; their tokens count in no policy metric
     c.training.score_chunk = 256  # tokens on one device whose logits are worked on at a time
     c.training.offload_reference = False  # the reference policy lies in the hosts' memory while nothing reads it
+    # times the loss that balances experts (k, the experts of a token, if they are), over the tokens that are trained
+    # on; not 0: of a model with experts, and no row is skipped
+    c.training.balancing_coefficient = 0.0
 
     c.mesh = ConfigDict()  # devices along each axis; -1 takes the rest, on one axis at most
     c.mesh.data = 1

@@ -166,8 +166,9 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "0 or more",
         lambda value: value >= 0,
-        "seed training.tokens_per_pass optimizer.warmup_steps optimizer.weight_decay evaluation.every evaluation.top_k "
-        "evaluation.texts evaluation.temperature checkpoint.every log.rollouts_every",
+        "seed training.tokens_per_pass training.balancing_coefficient optimizer.warmup_steps optimizer.weight_decay "
+        "evaluation.every evaluation.top_k evaluation.texts evaluation.temperature checkpoint.every "
+        "log.rollouts_every",
     ),
     ("above 0", lambda value: value > 0, "optimizer.learning_rate optimizer.epsilon optimizer.clip_norm lora.alpha"),
     ("above 0: greedy samples of a prompt are all equal", lambda value: value > 0, "sampling.temperature"),

@@ -25,7 +25,7 @@ from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.models.projection import KERNEL_INIT
 from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
-from jaxrl_llm.types import Array, KVCache, Model, Params
+from jaxrl_llm.types import Array, KVCache, Model, Params, Routing
 
 # What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis, "mlp"
 # those of attention's projections alone.
@@ -82,8 +82,9 @@ class Decoder(nn.Module):
         prompt: int = 0,
         lanes: int = 1,
         segments_per_lane: int = 1,
-    ) -> Array:
-        """Hidden states [B, S, D] after the final norm; arguments as in :class:`types.Model`."""
+        counted: Array | None = None,
+    ) -> Array | tuple[Array, Routing]:
+        """Hidden states [B, S, D] after the final norm, with the routing if ``counted``; see :class:`types.Model`."""
         c = self.config
         x, of_positions = Embedding(c, c.vocab_size, name="embed")().astype(self.dtype)[tokens], None
         if c.learned_positions:
@@ -104,14 +105,15 @@ class Decoder(nn.Module):
             variable_axes={"params": 0, adapters.KEY: 0},
             split_rngs={"params": True},
             length=c.layers,
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),  # type: ignore[arg-type]
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, nn.broadcast),  # type: ignore[arg-type]
             unroll=c.layers if c.layers <= UNROLLED_LAYERS else 1,
         )
         run = layers(c, self.dtype, self.attention, prompt, lanes, segments_per_lane, name="layers")
-        x, _ = run(x, rotary_angles(c, positions), segments, of_rows, stacked_kinds(c))
+        x, routing = run(x, rotary_angles(c, positions), segments, of_rows, stacked_kinds(c), counted)
         if not c.tied:
             self.param("head", _head_init, (c.width, c.vocab_size))
-        return norm(c, "final_norm")(x).reshape(*tokens.shape, c.width)
+        hidden = norm(c, "final_norm")(x).reshape(*tokens.shape, c.width)
+        return hidden if counted is None else (hidden, routing)
 
 
 def _head_init(key: Array, shape: tuple[int, int]) -> Params:
@@ -184,6 +186,9 @@ def functions(
     ) -> Array:
         rows = tokens, positions, segments, prompt, lanes, segments_per_lane
         return decoder.apply(variables(params), *rows)  # type: ignore[return-value]
+
+    def apply_routed(params: Params, counted: Array, *rows: Any) -> tuple[Array, Routing]:
+        return decoder.apply(variables(params), *rows, counted=counted)  # type: ignore[return-value]
 
     def head(params: Params) -> Params:
         return {"embed": params["embed"]} if config.tied else {"head": params["head"]}
@@ -266,7 +271,8 @@ def functions(
         value = jnp.zeros((rows, config.kv_heads, width, config.head_size), dtype)
         return KVCache((key,) * config.layers, (value,) * config.layers)
 
-    return Model(init, apply, head, unembed, prepare, prefill, decode, unembed_prepared, empty_cache)
+    routed = apply_routed if config.experts else None
+    return Model(init, apply, head, unembed, prepare, prefill, decode, unembed_prepared, empty_cache, routed)
 
 
 def prepared_shardings(config: ModelConfig, mesh: Mesh) -> Params:

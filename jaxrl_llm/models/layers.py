@@ -25,7 +25,7 @@ from jaxrl_llm.models.experts import Experts
 from jaxrl_llm.models.kinds import PLAIN, Kind
 from jaxrl_llm.models.projection import Projection
 from jaxrl_llm.models.rotary import Angles, rotate
-from jaxrl_llm.types import Array
+from jaxrl_llm.types import Array, Routing
 
 PROJECTED = "projections of attention"  # the name of their results, for what the backward pass keeps
 
@@ -227,16 +227,28 @@ class Layer(nn.Module):
     def _before(self, x: Array) -> Array:
         return x if self.config.norms == "after" else self.attention_norm(x)
 
-    def _rest(self, x: Array, attended: Array) -> Array:
+    def _mlp(self, x: Array, counted: Array | None) -> tuple[Array, Routing | None]:
+        return self.mlp(x, counted) if self.config.experts else (self.mlp(x), None)
+
+    def _rest(self, x: Array, attended: Array, counted: Array | None = None) -> tuple[Array, Routing | None]:
         if self.config.norms == "before":
             x = x + attended
-            return x + self.mlp(self.mlp_norm(x))
+            change, routing = self._mlp(self.mlp_norm(x), counted)
+            return x + change, routing
         x = x + self.post_attention_norm(attended)
-        return x + self.post_mlp_norm(self.mlp(x if self.config.norms == "after" else self.mlp_norm(x)))
+        change, routing = self._mlp(x if self.config.norms == "after" else self.mlp_norm(x), counted)
+        return x + self.post_mlp_norm(change), routing
 
     def __call__(
-        self, x: Array, angles: Angles | None, segments: Array, positions: Array | None = None, kind: Kind = PLAIN
-    ) -> tuple[Array, None]:
+        self,
+        x: Array,
+        angles: Angles | None,
+        segments: Array,
+        positions: Array | None = None,
+        kind: Kind = PLAIN,
+        counted: Array | None = None,
+    ) -> tuple[Array, Routing | None]:
+        """Also where the router sends the tokens that count, where ``counted`` says which."""
         over_rows = functools.partial(
             attend,
             prompt=self.prompt,
@@ -247,7 +259,7 @@ class Layer(nn.Module):
             span=_span(positions, kind),
         )
         attended, _ = self.attention(self._before(x), _own(angles, kind), segments, over_rows)
-        return self._rest(x, attended), None
+        return self._rest(x, attended, counted)
 
     def prefill(
         self, x: Array, angles: Angles | None, segments: Array, positions: Array | None = None, kind: Kind = PLAIN
@@ -255,11 +267,11 @@ class Layer(nn.Module):
         """Also the cache of this layer: keys [B, K, H, S] and values [B, K, S, H]."""
         over_rows = functools.partial(by_lanes, cap=self.config.attention_cap, span=_span(positions, kind))
         attended, (key, value) = self.attention(self._before(x), _own(angles, kind), segments, over_rows)
-        return self._rest(x, attended), (key.transpose(0, 2, 3, 1), value.swapaxes(1, 2))
+        return self._rest(x, attended)[0], (key.transpose(0, 2, 3, 1), value.swapaxes(1, 2))
 
     def decode(
         self, x: Array, angles: Angles | None, *attention_arguments: Any, kind: Kind = PLAIN
     ) -> tuple[Array, tuple[Array, Array]]:
         angles = _own(angles, kind)
         attended, cache = self.attention.decode(self._before(x), angles, *attention_arguments, window=kind.window)
-        return self._rest(x, attended), cache
+        return self._rest(x, attended)[0], cache

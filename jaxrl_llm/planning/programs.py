@@ -138,7 +138,13 @@ def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
         return programs.update.apply.trace(state, abstract.params, places_of(state))
     work, places = abstract.work, places_of(abstract.params)
     sums = abstract.params if work.update.count > 1 else None  # gradients lie as their parameters
-    others = state.step, state.controls, abstract.params if work.exact_kl else None
+    routing = None
+    if settings.training.balancing_coefficient and work.update.count > 1:
+        of_pass = state.policy, abstract.batch(), abstract.packing("update")
+        routing = jax.tree.map(
+            lambda x: abstract.whole(x.shape, x.dtype), jax.eval_shape(programs.update.route.program, *of_pass)
+        )
+    others = state.frozen, state.step, state.controls, abstract.params if work.exact_kl else None, routing
     return programs.update.gradients.program.trace(
         sums, abstract.params, abstract.batch(), abstract.packing("update"), places, *others
     )

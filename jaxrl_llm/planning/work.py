@@ -20,6 +20,7 @@ from jaxrl_llm.models.attend import implementation
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.sampling.generate import cache_widths
 from jaxrl_llm.sharding import MESH_AXES, ROW_AXES
+from jaxrl_llm.training import balancing
 from jaxrl_llm.training.layouts import Budget, Sequences
 from jaxrl_llm.training.packing import Packing, pack
 from jaxrl_llm.training.score import Chunks, chunks_of
@@ -87,7 +88,8 @@ class Work:
       score_chunk: tokens on one device whose logits are worked on at a time.
       reference: whether a reference policy is held.
       offload_reference: whether it lies on the hosts while nothing reads it.
-      choice: whether tokens are chosen in forward passes of their own.
+      before: forward passes over all rows of an optimizer step, before those of its gradients: to choose tokens, and to
+        count how often experts are chosen.
       exact_kl: whether the reference is scored inside the update.
     """
 
@@ -110,7 +112,7 @@ class Work:
     score_chunk: int
     reference: bool
     offload_reference: bool
-    choice: bool
+    before: int
     exact_kl: bool
 
     @property
@@ -141,10 +143,9 @@ class Work:
 
     def runs(self, program: str) -> int:
         """Of a program in a rollout step."""
-        chosen = self.updates * self.update.count if self.choice else 0  # scored once more, to choose among all tokens
         return {
             "rollout": 1,
-            "score": self.scores * self.score.count + chosen,
+            "score": self.scores * self.score.count + self.before * self.updates * self.update.count,
             "update": self.updates * self.update.count,
             "apply": self.updates,
         }[program]
@@ -167,8 +168,9 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
       platform: of its devices, as JAX names it.
 
     Raises:
-      ValueError: see :func:`~jaxrl_llm.models.attend.implementation`.
+      ValueError: see :func:`~jaxrl_llm.models.attend.implementation` and :func:`~jaxrl_llm.training.balancing.check`.
     """
+    balancing.check(settings.training.balancing_coefficient, config)
     training, algorithm, data = settings.training, settings.algorithm, settings.data
     sizes: dict[str, int] = dict(zip(MESH_AXES, mesh, strict=True))
     rows = data.prompts_per_step * data.samples_per_prompt
@@ -208,7 +210,7 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
         score_chunk=training.score_chunk,
         reference=needs_reference(algorithm),
         offload_reference=training.offload_reference,
-        choice=needs_choice(algorithm) and update.count > 1,
+        before=(needs_choice(algorithm) + (training.balancing_coefficient != 0)) * (update.count > 1),
         exact_kl=exact and algorithm.kl_placement == "loss",
     )
 

@@ -94,7 +94,9 @@ def learn(
         saved["critic"] = _sum(work)
     if step > (algorithm.critic_warmup or 0):
         in_loss = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
-        work = passes(algorithm if settings.training.skip_rows else None)
+        training = settings.training
+        skips = training.skip_rows and not training.balancing_coefficient  # every row has experts to balance
+        work = passes(algorithm if skips else None)
         others = [to_device_memory(reference)] if in_loss else []
         state, of_policy = _updates(programs.update, state, parts, work, *others)
         saved["update"] = _sum(work)

@@ -17,7 +17,7 @@ from jaxrl_llm.core.logprobs import log_prob_and_entropy, sum_pi_squared
 from jaxrl_llm.sampling.support import Sampling, support_logits
 from jaxrl_llm.sharding import ROW_AXES, column_devices, constrain_rows, constrain_tokens, row_devices
 from jaxrl_llm.training.packing import Packing, plain
-from jaxrl_llm.types import Array, Critic, Model, Params, Rollout, TrainBatch
+from jaxrl_llm.types import Array, Critic, Model, Params, Rollout, Routing, TrainBatch
 
 KEPT_LOGITS = 2**27  # bytes of a pass's logits on one device that are kept for the backward pass
 
@@ -30,12 +30,14 @@ class Scores(NamedTuple):
       entropy: nats.
       sum_pi_squared: Σ_v π(v)²; None unless asked for.
       exact_kl: KL(policy ‖ reference), nats; None without a reference.
+      routing: of the tokens of the mask, at the columns that predict them; None unless asked for.
     """
 
     logprobs: Array
     entropy: Array
     sum_pi_squared: Array | None = None
     exact_kl: Array | None = None
+    routing: Routing | None = None
 
 
 class Chunks(NamedTuple):
@@ -61,26 +63,46 @@ def chunks_of(rows: int, width: int, vocabulary: int, chunk: int) -> Chunks:
 
 class Predictions(NamedTuple):
     """The hidden states [R, C, D] that predict tokens of completions, those tokens [R, C], and their place, see
-    :class:`~jaxrl_llm.training.packing.Packing`."""
+    :class:`~jaxrl_llm.training.packing.Packing`; also the routing of the tokens of the mask, where it is asked for."""
 
     hidden: Array
     tokens: Array
     target: Array
+    routing: Routing | None
 
 
 def predictions(
-    apply: Callable[..., Any], params: Params, batch: Rollout | TrainBatch, packing: Packing | None = None
+    apply: Callable[..., Any],
+    params: Params,
+    batch: Rollout | TrainBatch,
+    packing: Packing | None = None,
+    *,
+    routed: bool = False,
 ) -> Predictions:
-    """The forward pass; ``apply`` is of a Model or a Critic. Without a packing, a row is a completion, padded."""
+    """The forward pass; ``apply`` is of a Model or a Critic. Without a packing, a row is a completion, padded.
+
+    Args:
+      routed: whether ``apply`` is the ``apply_routed`` of a Model.
+    """
     packing = plain(batch) if packing is None else packing
     sequences = jnp.concatenate([batch.prompt_tokens, batch.tokens], axis=1).reshape(-1)
     tokens = jnp.where(packing.source < 0, 0, sequences[packing.source])
     of_row = packing.prompt, packing.lanes, packing.segments_per_lane
-    hidden = apply(params, tokens, packing.positions, packing.segments, *of_row)
+    counted = (_predicted(batch, packing),) if routed else ()
+    found = apply(params, *counted, tokens, packing.positions, packing.segments, *of_row)
+    hidden, routing = found if routed else (found, None)
     hidden = jnp.take_along_axis(hidden, packing.column[..., None], axis=1)
     if hidden.shape[1] % column_devices(jax.sharding.get_abstract_mesh()) == 0:
         hidden = constrain_tokens(hidden)
-    return Predictions(hidden, jnp.take(batch.tokens.reshape(-1), packing.target, mode="clip"), packing.target)
+    tokens = jnp.take(batch.tokens.reshape(-1), packing.target, mode="clip")
+    return Predictions(hidden, tokens, packing.target, routing)
+
+
+def _predicted(batch: Rollout | TrainBatch, packing: Packing) -> Array:
+    """int32 [R, W]: how many tokens of the mask a column predicts; the last of a shared prompt predicts several."""
+    counted = jnp.take(batch.mask.reshape(-1), packing.target, mode="fill", fill_value=False)
+    rows = jnp.arange(len(packing.column))[:, None]
+    return jnp.zeros(packing.source.shape, jnp.int32).at[rows, packing.column].add(counted.astype(jnp.int32))
 
 
 def _put_back(values: Array, target: Array, batch: Rollout | TrainBatch) -> Array:
@@ -106,6 +128,7 @@ def score(
     concentration: bool = False,
     reference: Params | None = None,
     entropy_gradient: bool = True,
+    routed: bool = False,
 ) -> Scores:
     """Scores completions under the same distribution that the sampler draws from.
 
@@ -126,8 +149,11 @@ def score(
       concentration: whether Σ_v π(v)² is wanted.
       reference: parameters of the reference policy where the exact KL is wanted; they have no gradient.
       entropy_gradient: whether the entropy carries one; it costs a pass over the logits.
+      routed: whether the routing is wanted; of a model with experts.
     """
-    found = [predictions(model.apply, params, batch, packing)]
+    apply = model.apply_routed if routed else model.apply
+    assert apply is not None
+    found = [predictions(apply, params, batch, packing, routed=routed)]
     if reference is not None:
         found.append(jax.lax.stop_gradient(predictions(model.apply, reference, batch, packing)))
 
@@ -151,7 +177,8 @@ def score(
     policy = jax.checkpoint_policies.save_only_these_names("logits") if chunks.kept else None
     by_columns = functools.partial(_by_columns, jax.checkpoint(score_columns, policy=policy), chunks)
     scores = _on_own_rows(by_columns, len(tokens))(heads, hidden, tokens)
-    return jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
+    scores = jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
+    return scores._replace(routing=found[0].routing)
 
 
 def _row_ways() -> int:

@@ -27,6 +27,7 @@ class TrainingSettings:
     skip_rows: bool
     score_chunk: int
     offload_reference: bool
+    balancing_coefficient: float
 
 
 @dataclasses.dataclass(frozen=True)

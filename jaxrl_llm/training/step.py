@@ -116,7 +116,9 @@ def make_programs(settings: Settings, model: Model, critic: Critic | None) -> Pr
         Scorer(model, sampling, chunk, concentration=needs_sum_pi_squared(algorithm)),
         make_batcher(algorithm, max_tokens, settings.log.loop),
         make_slicer(algorithm, max_tokens),
-        PolicyUpdate(model, algorithm, sampling, optimizer, chunk),
+        PolicyUpdate(
+            model, algorithm, sampling, optimizer, chunk, balancing_coefficient=training.balancing_coefficient
+        ),
         _critic_programs(settings, critic, settings.steps * updates),
         settings.optimizer.offload,
     )

@@ -17,6 +17,7 @@ import optax
 
 from jaxrl_llm.algorithm import Algorithm, choose_tokens, needs_choice, needs_exact_kl, policy_loss, value_loss
 from jaxrl_llm.sampling.support import Sampling
+from jaxrl_llm.training.balancing import Router, balancing_loss
 from jaxrl_llm.training.offload import HOST_MEMORY
 from jaxrl_llm.training.optimizer import gradient_norm
 from jaxrl_llm.training.packing import Packing
@@ -30,6 +31,7 @@ from jaxrl_llm.types import (
     Metrics,
     Model,
     Params,
+    Routing,
     TrainBatch,
     TrainState,
     join_policy,
@@ -146,6 +148,9 @@ class PolicyUpdate:
     The parameters of the reference are needed where the exact KL stands in the loss, and not read elsewhere.
 
     ``observe`` counts what no metric of the loss does, without gradient.
+
+    ``balancing_coefficient`` times :func:`~jaxrl_llm.models.experts.load_balancing_loss` is added to the loss. How
+    often an expert is chosen is a mean over the whole step too: where there are several passes, it is counted before.
     """
 
     model: Model
@@ -155,6 +160,7 @@ class PolicyUpdate:
     chunk: int
     jit: Jit = jax.jit
     observe: Observe | None = None
+    balancing_coefficient: float = 0.0
 
     def __call__(
         self, state: TrainState, batch: TrainBatch, passes: Sequence[Packing], reference: Params | None = None
@@ -164,7 +170,10 @@ class PolicyUpdate:
         if needs_choice(self.algorithm) and len(passes) > 1:
             scores = self.scorer(state.policy, batch, passes)
             batch = dataclasses.replace(batch, choice=self.choose(state.step, scores.logprobs, scores.entropy, batch))
-        others = (state.frozen, state.step, state.controls, reference if self._exact else None)
+        routing = None
+        if self.balancing_coefficient and len(passes) > 1:
+            routing = self.route(state.policy, batch, passes)
+        others = (state.frozen, state.step, state.controls, reference if self._exact else None, routing)
         gradients, metrics = self.gradients(state.params, batch, passes, *others)
         state, norm = _stepped(self.apply, state, gradients)
         return state, metrics | {"gradient_norm": norm}
@@ -176,6 +185,10 @@ class PolicyUpdate:
     @functools.cached_property
     def scorer(self) -> Scorer:
         return Scorer(self.model, self.sampling, chunk=self.chunk, jit=self.jit)
+
+    @functools.cached_property
+    def route(self) -> Router:
+        return Router(self.model, self.jit)
 
     @functools.cached_property
     def choose(self) -> Callable[..., Choice]:
@@ -197,6 +210,7 @@ class PolicyUpdate:
             step: Array,
             controls: Controls,
             reference: Params | None,
+            routing: Routing | None,
         ) -> tuple[Array, Metrics]:
             scores = score(
                 self.model,
@@ -207,6 +221,7 @@ class PolicyUpdate:
                 packing=packing,
                 reference=reference,
                 entropy_gradient=needs_entropy,
+                routed=self.balancing_coefficient != 0,
             )
             if needs_choice(a) and batch.choice is None:
                 choice = choose_tokens(a, scores.logprobs, scores.entropy, batch, step=step)
@@ -216,6 +231,9 @@ class PolicyUpdate:
             )
             if self.observe is not None:
                 metrics |= self.observe(jax.lax.stop_gradient(scores.logprobs), batch)
+            if scores.routing is not None:
+                balancing, of_experts = balancing_loss(scores.routing, routing)
+                loss, metrics = loss + self.balancing_coefficient * balancing, metrics | of_experts
             return loss, metrics
 
         return Gradients(loss_of, "loss", self.jit)

@@ -12,6 +12,7 @@ import pytest
 from jaxrl_llm.models import decoder, experts
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.sharding import MeshSettings, make_mesh
+from jaxrl_llm.types import Routing
 from tests.models import tiny
 
 CONFIG = from_hf(tiny.hf_config("qwen3_moe"), "test")
@@ -44,7 +45,8 @@ def test_each_token_gets_the_weighted_sum_of_its_likeliest_experts(renormalized)
         **params,
         "router": jax.tree.map(lambda x: x * jnp.arange(config.experts), params["router"]),
     }  # unbalanced
-    found = jax.jit(module.apply)({"params": params}, x)
+    found, routing = jax.jit(module.apply)({"params": params}, x)
+    assert routing is None
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     expected = one_by_one(config, wide, np.asarray(x, np.float64).reshape(-1, config.width))
     # Float32 products of 32 and 24 numbers.
@@ -69,14 +71,32 @@ def test_a_mesh_changes_neither_hidden_states_nor_gradients():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
 
 
+def loss_of(logits: np.ndarray, chosen: int, mask: np.ndarray) -> float:
+    """Of the logits [L, T, E] of all layers."""
+    config = dataclasses.replace(CONFIG, experts=logits.shape[-1], experts_per_token=chosen)
+
+    def of_layer(logits):
+        return experts.route(config, logits, experts.choose(config, logits)[1], jnp.asarray(mask, jnp.int32))
+
+    step = jax.vmap(of_layer)(jnp.asarray(logits))
+    return float(experts.load_balancing_loss(step, step.likely))
+
+
 def test_a_balanced_router_has_the_loss_of_its_choices_and_padding_does_not_count():
     logits = np.random.default_rng(0).standard_normal((2, 9, 6)).astype(np.float32)
     mask = np.arange(9) < 6
-    found = experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask))
+    found = loss_of(logits, 3, mask)
     logits[:, ~mask] = 50.0
-    np.testing.assert_array_equal(experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask)), found)
-    uniform = jnp.tile(1e-4 * jnp.eye(6), (2, 1, 1))  # each expert is as often the likeliest
-    assert float(experts.load_balancing_loss(uniform, 1, jnp.ones(6, bool))) == pytest.approx(1.0, abs=1e-3)
+    assert loss_of(logits, 3, mask) == found
+    uniform = np.tile(1e-4 * np.eye(6, dtype=np.float32), (2, 1, 1))  # each expert is as often the likeliest
+    assert loss_of(uniform, 1, np.ones(6, bool)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_load_of_the_busiest_expert_is_1_of_a_balanced_layer_and_all_experts_over_the_chosen_of_the_worst():
+    balanced, worst = np.full((1, 6), 4, np.int32), np.array([[8, 8, 8, 0, 0, 0]], np.int32)  # 8 tokens, 3 choices
+    for chosen, expected in ((balanced, 1.0), (worst, 2.0), (np.concatenate([balanced, worst]), 2.0)):
+        step = Routing(jnp.asarray(chosen), jnp.zeros(chosen.shape), jnp.full(len(chosen), 8))
+        assert float(experts.busiest_load(step)) == expected
 
 
 if tiny.HAVE_TRANSFORMERS:
@@ -89,5 +109,4 @@ if tiny.HAVE_TRANSFORMERS:
         mask = np.arange(9) < np.array([9, 4])[:, None]
         layers = tuple(torch.tensor(layer) for layer in logits)
         expected = float(load_balancing_loss_func(layers, 6, 3, torch.tensor(mask)))  # type: ignore[arg-type]
-        found = experts.load_balancing_loss(jnp.asarray(logits), 3, jnp.asarray(mask.ravel()))
-        assert float(found) == pytest.approx(expected, rel=1e-5)
+        assert loss_of(logits, 3, mask.ravel()) == pytest.approx(expected, rel=1e-5)

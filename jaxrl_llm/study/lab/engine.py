@@ -27,6 +27,7 @@ from jaxrl_llm.study.lab.program import Setup, eval_steps, make_program
 from jaxrl_llm.study.lab.verify import gold_digits, token_kinds
 from jaxrl_llm.study.plan import Job, Study
 from jaxrl_llm.study.records import RunRecord
+from jaxrl_llm.training import balancing
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import check_model, evaluation_problems, stop_ids, training_problems
 
@@ -72,6 +73,7 @@ class Host:
         settings = run.settings
         config, _, tokenizer = self.checkpoint(settings.model.source)
         check_model(settings, settings.model.source, config, tokenizer)
+        balancing.check(settings.training.balancing_coefficient, config)
         model = decoder.functions(config, dtype=jnp.dtype(settings.model.dtype), attention="xla")
         ends = stop_ids(settings, tokenizer)
         # one chunk of logits: a vocabulary of characters makes few
