@@ -228,7 +228,7 @@ class Layer(nn.Module):
         return x if self.config.norms == "after" else self.attention_norm(x)
 
     def _mlp(self, x: Array, counted: Array | None) -> tuple[Array, Routing | None]:
-        return self.mlp(x, counted) if self.config.experts else (self.mlp(x), None)
+        return self.mlp(x, counted) if isinstance(self.mlp, Experts) else (self.mlp(x), None)
 
     def _rest(self, x: Array, attended: Array, counted: Array | None = None) -> tuple[Array, Routing | None]:
         if self.config.norms == "before":

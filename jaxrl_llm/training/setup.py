@@ -19,6 +19,7 @@ from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.sampling.keys import ADAPTER, step_key
 from jaxrl_llm.sharding import make_mesh
+from jaxrl_llm.training import balancing
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.types import Critic, Model, Params, join_policy
 
@@ -75,6 +76,7 @@ def open_session(settings: Settings) -> Session:
     config = hub.load_config(source)
     tokenizer = tokens.load(source)
     check_model(settings, of_model.source, config, tokenizer)
+    balancing.check(settings.training.balancing_coefficient, config)
     critic_config = config if of_critic is None else _critic_config(settings, of_critic, tokenizer)
     mesh = make_mesh(settings.mesh)
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}

@@ -1,8 +1,9 @@
-"""The loss that balances experts, in an optimizer step: of the whole step, however its rows are cut; as transformers'."""
+"""The loss that balances experts, in an optimizer step: however its rows are cut, and beside that of transformers."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ LAYOUTS = {
 
 
 def stepped(budget: Budget, batch: TrainBatch = BATCH, algorithm: Algorithm = ALGORITHM, coefficient=COEFFICIENT):
-    """Gradients, as what a step of size 1 takes away, metrics, and how many passes there were; on the mesh that is set."""
+    """Gradients (what a step of size 1 takes away), metrics, and the number of passes; on the mesh that is set."""
     mesh = jax.sharding.get_mesh()
     passes, _ = pack_batch(batch, ROLLOUT.prompt_id, budget)  # type: ignore[arg-type]
     params = jax.tree.map(jnp.array, PARAMS)
@@ -143,7 +144,7 @@ if tiny.HAVE_TRANSFORMERS:
 
     def test_loss_and_gradient_of_the_routers_are_those_of_transformers(tmp_path):
         import torch
-        from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+        from transformers.models.qwen3_moe import modeling_qwen3_moe
 
         writer.save(CONFIG, PARAMS, tmp_path, dtype="float32")
         model = tiny.transformers_model(tmp_path)
@@ -155,7 +156,8 @@ if tiny.HAVE_TRANSFORMERS:
             row[:length], row[length : length + TOKENS] = prompt[:length], tokens
             counts[length - 1 : length - 1 + TOKENS] = mask
         out = model(torch.tensor(rows, dtype=torch.long), output_router_logits=True)
-        loss = load_balancing_loss_func(out.router_logits, EXPERTS, CHOSEN, torch.tensor(counted))
+        of_transformers: Any = modeling_qwen3_moe.load_balancing_loss_func
+        loss = of_transformers(out.router_logits, EXPERTS, CHOSEN, torch.tensor(counted))
         loss.backward()
         nothing = dataclasses.replace(BATCH, weights=jnp.zeros_like(BATCH.weights))  # the policy's loss is 0
         gradients, metrics, _ = stepped(LAYOUTS["packed"], nothing, coefficient=1.0)
