@@ -238,6 +238,7 @@ def test_a_loaded_config_is_locked_and_survives_a_round_trip_through_json():
         (["optimizer.clip_norm=0"], ["optimizer.clip_norm = 0.0", "above 0"]),
         (["optimizer.beta2=1"], ["optimizer.beta2 = 1.0", "below 1"]),
         (["training.offload_reference=True"], ["offload_reference = True", "kl_placement = 'none'"]),
+        (["model.critic_source=x"], ["critic_source = 'x'", "baseline = 'none'", "expected critic"]),
         (["checkpoint.keep=0"], ["checkpoint.keep = 0", "at least 1"]),
         (["log.rollouts_every=-1"], ["log.rollouts_every = -1", "0 or more"]),
         (["log.loop.repeats=1"], ["log.loop.repeats = 1", "at least 2"]),

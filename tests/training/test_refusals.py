@@ -1,4 +1,4 @@
-"""What a machine cannot run is refused before the run claims its folder."""
+"""What cannot run is refused before the run claims its folder: another machine's kernel, a critic that does not fit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,40 @@ import pytest
 
 from jaxrl_llm import config
 from jaxrl_llm.training.loop import train
-from tests.policies import CONFIGS
+from tests.policies import CONFIGS, save_character_model
 
 
 def test_an_attention_kernel_of_another_machine_leaves_no_folder(tmp_path: Path):
     changes = ["model.attention=splash", f"run_dir={tmp_path / 'run'}"]
     loaded = config.load(CONFIGS / "quickstart.py", changes)
     with pytest.raises(ValueError, match=r"model\.attention = 'splash' .* on cpu"):
+        train(config.parse(loaded), config=loaded.to_dict())
+    assert not (tmp_path / "run").exists()
+
+
+def swap_two_tokens(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    text = file.read_text()
+    assert '"1": 4' in text and '"2": 5' in text
+    file.write_text(text.replace('"1": 4', '"1": 5').replace('"2": 5', '"2": 4'))
+
+
+@pytest.mark.parametrize(
+    ("changes", "spoil", "message"),
+    [
+        ({}, swap_two_tokens, r"2 tokens .* another id than in model\.source = 'embedded:tiny', '1' first"),
+        ({"max_positions": 16}, None, r"need 80 positions; .*critic has 16"),
+        (None, None, r"model\.critic_source = '.*critic': no folder or file"),
+    ],
+    ids=["another tokenizer", "a short context", "nothing there"],
+)
+def test_a_critic_that_does_not_fit_the_policy_leaves_no_folder(tmp_path: Path, changes, spoil, message):
+    critic = tmp_path / "critic"
+    if changes is not None:
+        save_character_model(critic, **changes)
+    if spoil is not None:
+        spoil(critic)
+    loaded = config.load(CONFIGS / "ppo.py", [f"model.critic_source={critic}", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(config.parse(loaded), config=loaded.to_dict())
     assert not (tmp_path / "run").exists()

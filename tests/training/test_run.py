@@ -1,7 +1,7 @@
 """Whole runs through the command line, on a tiny random model: killed and resumed, exported, refused.
 
-The run is PPO with a critic of another architecture that warms up, an adaptive KL and an adaptive entropy, moments in bfloat16 on the host: all
-that a run carries from step to step must come back after a kill.
+The run is PPO with a critic of another architecture that warms up, an adaptive KL and an adaptive entropy, moments in
+bfloat16 on the host: all that a run carries from step to step must come back after a kill.
 """
 
 from __future__ import annotations
