@@ -99,6 +99,11 @@ class Adapter:
         return math.prod(self.weight.layer_shape[: self.weight.input_axes])
 
     @property
+    def outputs(self) -> int:
+        """Numbers that the matrix gives."""
+        return math.prod(self.weight.layer_shape[self.weight.input_axes :])
+
+    @property
     def module(self) -> str:
         """Hugging Face's name of the module that holds the matrix; holds ``{layer}``."""
         return self.weight.hf_name.removesuffix(".weight")
@@ -162,6 +167,13 @@ def tree(config: ModelConfig, settings: LoraSettings, make: Callable[[Adapter, s
     return root
 
 
+def leaf(tree: Any, adapter: Adapter, factor: str) -> Any:
+    """The leaf of an adapter tree that is the factor, "a" or "b"."""
+    for key in adapter.path:
+        tree = tree[key]
+    return tree[factor]
+
+
 def abstract(config: ModelConfig, settings: LoraSettings) -> Params:
     """The adapter tree as float32 shapes, without memory."""
     return tree(config, settings, lambda adapter, factor: jax.ShapeDtypeStruct(adapter.shapes[factor], jnp.float32))
@@ -202,6 +214,17 @@ def init(config: ModelConfig, settings: LoraSettings, key: Array, mesh: Mesh | N
     return jax.jit(make, out_shardings=None if mesh is None else shardings(config, settings, mesh))()
 
 
+def check(config: ModelConfig, settings: LoraSettings, adapter: Params) -> None:
+    """Compares factors and shapes of an adapter with what its settings say.
+
+    Raises:
+      ValueError: they differ.
+    """
+    found, expected = (jax.tree.map(lambda x: x.shape, of) for of in (adapter, abstract(config, settings)))
+    if found != expected:
+        raise ValueError(f"the adapter has factors {found}, expected {expected} for {settings}")
+
+
 def split(params: Params) -> tuple[Params, Params | None]:
     """(the tree of the weights, the adapter or None) of a policy's tree."""
     return {name: part for name, part in params.items() if name != KEY}, params.get(KEY)
@@ -221,10 +244,7 @@ def merge(config: ModelConfig, settings: LoraSettings, params: Params) -> Params
     base, adapter = split(params)
     if adapter is None:
         return base
-    expected = abstract(config, settings)
-    shapes = jax.tree.map(jnp.shape, adapter), jax.tree.map(jnp.shape, expected)
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the adapter has factors {shapes[0]}, expected {shapes[1]} for {settings}")
+    check(config, settings, adapter)
 
     def merged(*factors: Array) -> Array:  # a layer at a time: a product in float32 is as large as the weights
         return jax.lax.map(lambda layer: _merged(settings.scale, *layer), factors)

@@ -63,19 +63,34 @@ def save(
     Raises:
       ValueError: an unknown dtype, or params that are not the tree of ``config``.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype = {dtype!r}: expected one of {', '.join(_DTYPES)}")
+    of_file = tensor_dtype(dtype)
     _require_shapes(config, params)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (folder / "config.json", folder / INDEX_FILE, *folder.glob("model*.safetensors")):
         stale.unlink(missing_ok=True)
-    _write_weights(config, params, folder, np.dtype(jnp.dtype(dtype)), max_shard_bytes)
-    for file in tokenizer_files or ():
-        replace_file(folder / file.name, lambda temporary, file=file: shutil.copyfile(file, temporary))
+    _write_weights(config, params, folder, of_file, max_shard_bytes)
+    copy_files(tokenizer_files or (), folder)
     generation = generation_config or {}
     write_json(folder / "generation_config.json", generation)
     token_ids = {key: generation[key] for key in _TOKEN_IDS if key in generation}
     write_json(folder / "config.json", to_hf(config, dtype) | token_ids)
+
+
+def tensor_dtype(name: str) -> np.dtype:
+    """Of tensors on disk.
+
+    Raises:
+      ValueError: neither float32 nor bfloat16.
+    """
+    if name not in _DTYPES:
+        raise ValueError(f"dtype = {name!r}: expected one of {', '.join(_DTYPES)}")
+    return np.dtype(jnp.dtype(name))
+
+
+def copy_files(files: Sequence[Path], folder: Path) -> None:
+    """Under their own names, whole or not at all."""
+    for file in files:
+        replace_file(folder / file.name, lambda temporary, file=file: shutil.copyfile(file, temporary))
 
 
 def _require_shapes(config: ModelConfig, params: Params) -> None:
