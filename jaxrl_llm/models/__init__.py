@@ -34,29 +34,45 @@ def save(
     dtype: str = "float32",
     tokenizer: str | Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    adapter: bool = False,
+    base: str | None = None,
 ) -> None:
     """Writes a policy as a Hugging Face folder, see :func:`jaxrl_llm.models.writer.save`, which has more options.
+
+    An adapter is merged into the weights, or written alone as a folder of peft.
 
     Args:
       policy: its parameters may be those of a run that goes on, but not after an update that they were donated to.
       dtype: of the tensors on disk, float32 or bfloat16.
       tokenizer: folder whose tokenizer, chat template and generation config are copied; None: none are written.
       max_shard_bytes: above it the weights are split into files of at most that size.
+      adapter: whether the adapter alone is written, see :func:`jaxrl_llm.models.peft.save_adapter`.
+      base: name or path of the model that the adapter belongs to, which loaders of the adapter alone look for.
 
     Raises:
       FileNotFoundError: ``tokenizer`` holds no tokenizer.json.
+      ValueError: the adapter is wanted, and the policy has none; or ``base`` is named without it.
     """
-    from jaxrl_llm.models import tensor_files, writer
+    from jaxrl_llm.models import lora, peft, tensor_files, writer
 
+    settings, folder = policy.lora, Path(folder)
+    if adapter and settings is None:
+        raise ValueError("adapter = True: expected a policy with one (policy.lora)")
+    if base is not None and not adapter:
+        raise ValueError(f"base = {base!r}: expected None, or adapter = True")
     files, generation = [], None
     if tokenizer is not None:
         files = writer.tokenizer_files(Path(tokenizer))
         found = Path(tokenizer) / "generation_config.json"
         generation = tensor_files.read_json(found) if found.is_file() else None
+    if adapter and settings is not None:
+        peft.save_adapter(policy.config, settings, policy.params[lora.KEY], folder, base=base, dtype=dtype)
+        writer.copy_files(files, folder)
+        return
     writer.save(
         policy.config,
-        policy.params,
-        Path(folder),
+        policy.params if settings is None else lora.merge(policy.config, settings, policy.params),
+        folder,
         dtype=dtype,
         tokenizer_files=files,
         generation_config=generation,
