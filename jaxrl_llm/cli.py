@@ -122,7 +122,7 @@ def _convert(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm.training.export import convert
 
     _refuse(overrides, "convert")
-    print(convert(arguments.run, arguments.to, certified=arguments.certify))
+    print(convert(arguments.run, arguments.to, adapter=arguments.adapter, certified=arguments.certify))
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:

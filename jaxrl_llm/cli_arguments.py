@@ -61,7 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
     convert = add("convert", "export a run's last checkpoint as a Hugging Face folder", config=False)
     convert.add_argument("run", type=Path, help="folder of a run")
     convert.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
-    convert.add_argument("--certify", action="store_true", help="compare its logits, here and in transformers")
+    convert.add_argument("--adapter", action="store_true", help="write the adapter alone, for peft; else it is merged")
+    convert.add_argument("--certify", action="store_true", help="compare its logits, here and in transformers or peft")
     return parser
 
 

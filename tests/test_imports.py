@@ -100,6 +100,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "tensorboardX": ("training.log",),
     "torch": ("models.certificate",),
     "transformers": ("models.certificate",),
+    "peft": ("models.certificate",),
     "ml_collections": ("config", "study"),
     "scipy": ("study.statistics",),
     "matplotlib": ("report", "microscope", "study.figures"),

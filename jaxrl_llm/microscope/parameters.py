@@ -12,12 +12,11 @@ import numpy as np
 
 from jaxrl_llm import config as configs
 from jaxrl_llm.microscope.compare import PullBack
-from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.sampling.support import Sampling
-from jaxrl_llm.training.export import last_params
+from jaxrl_llm.training.export import last_policy
 from jaxrl_llm.training.rollouts import SavedRollout
 from jaxrl_llm.training.score import Scores, score
-from jaxrl_llm.types import Array, Model, Params, Rollout
+from jaxrl_llm.types import Array, Model, Params, Rollout, join_policy, split_policy
 
 LARGEST = 8 * 2**30  # bytes of gradients that may be held, one a recipe and prompt
 
@@ -28,14 +27,14 @@ def at_policy(
     """The rollouts with log-probabilities and entropies of the policy, and its pull-back for ``compare``.
 
     Args:
-      params: of the policy at which gradients are taken.
+      params: tree of the policy at which gradients are taken, by all of it, or by its adapter if it has one.
       sampling: temperature and filters of the rollouts.
       recipes: how many gradients of a prompt will be held.
 
     Raises:
       ValueError: the gradients would not fit into memory.
     """
-    size = sum(x.size for x in jax.tree.leaves(params))
+    size = sum(x.size for x in jax.tree.leaves(split_policy(params)[0]))
     prompts = sum(len(np.unique(np.asarray(saved.rollout.prompt_id))) for saved in rollouts)
     if (needed := 4 * size * recipes * prompts) > LARGEST:
         raise ValueError(
@@ -49,7 +48,8 @@ def at_policy(
     @jax.jit
     def pull(params: Params, rollout: Rollout, by_logprobs: Array, by_entropy: Array) -> Array:
         """[R, N] from [R, rows, T] each."""
-        like, back = jax.vjp(lambda p: scores(p, rollout), params)
+        trained, frozen = split_policy(params)
+        like, back = jax.vjp(lambda p: scores(join_policy(p, frozen), rollout), trained)
 
         def flat(pair: tuple[Array, Array]) -> Array:
             cotangent = jax.tree.map(jnp.zeros_like, like)
@@ -75,8 +75,8 @@ def of_run(run: Path, rollouts: Sequence[SavedRollout], *, recipes: int) -> tupl
     """:func:`at_policy` for the last checkpoint of a run, the rollouts' own.
 
     Raises:
-      FileNotFoundError, ValueError: as :func:`jaxrl_llm.training.export.last_params` says.
+      FileNotFoundError, ValueError: as `jaxrl_llm.training.export.last_policy` says.
     """
-    _, config, params = last_params(run)
+    policy = last_policy(run).policy
     settings = configs.parse(rollouts[0].config)
-    return at_policy(functions(config), params, settings.sampling, rollouts, recipes=recipes)
+    return at_policy(policy.model, policy.params, settings.sampling, rollouts, recipes=recipes)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxrl_llm.models import config as model_config
 from jaxrl_llm.models import gguf, reading, tensor_files
 from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.types import Array, Model, Params
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -40,11 +41,17 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A model with its parameters."""
+    """A model with its parameters.
+
+    Attributes:
+      params: a policy tree: the weights, and with an adapter that beside them.
+      lora: of the adapter, if there is one; ``model`` is made for it.
+    """
 
     config: ModelConfig
     params: Params
     model: Model
+    lora: LoraSettings | None = None
 
     def apply(self, tokens: Array, positions: Array, segments: Array) -> Array:
         """Hidden states [B, S, D]; see :class:`jaxrl_llm.types.Model`."""

@@ -91,8 +91,8 @@ class Checkpoints:
         state = TrainState(params=restored["params"], **restored["state"] | {"frozen": like.frozen})
         return state, restored["extra"]
 
-    def restore_params(self, abstract: Params) -> Params:
-        """The parameters of the last step, placed as the shapes in ``abstract`` say.
+    def restore_params(self, abstract: Params) -> tuple[Params, dict[str, Any]]:
+        """The parameters of the last step, placed as the shapes in ``abstract`` say, and its JSON values.
 
         Raises:
           FileNotFoundError: there is no checkpoint.
@@ -100,7 +100,8 @@ class Checkpoints:
         """
         if self.latest is None:
             raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
-        return self._restore(self.latest, params=ocp.args.StandardRestore(abstract))["params"]
+        restored = self._restore(self.latest, params=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore())
+        return restored["params"], restored["extra"]
 
     def _restore(self, step: int, **items: Any) -> Any:
         try:
