@@ -63,6 +63,7 @@ def _weight(weight: Weight, source: TensorSource, dtype: np.dtype, place: Shardi
             for device in sharers:
                 whole = size == shape
                 shards[device] = jax.device_put(band, device) if whole else _write(shards[device], band, start)
+            del band  # or it would be there while the next is read
         jax.block_until_ready(list(shards.values()))  # or bands would queue up in host memory
     if place is None:
         return shards[None]

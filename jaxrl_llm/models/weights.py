@@ -237,9 +237,9 @@ def leaf(params: Params, weight: Weight) -> Any:
     return node
 
 
-def abstract_params(config: ModelConfig) -> Params:
-    """The parameter tree as float32 shapes, without memory."""
-    return tree(config, lambda weight: jax.ShapeDtypeStruct(weight.shape, jnp.float32))
+def abstract_params(config: ModelConfig, dtype: Any = jnp.float32) -> Params:
+    """The parameter tree as shapes, without memory."""
+    return tree(config, lambda weight: jax.ShapeDtypeStruct(weight.shape, dtype))
 
 
 def shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:

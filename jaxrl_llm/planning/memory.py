@@ -24,13 +24,13 @@ def _split_size(work: Work, weight: Weight, *, whole: tuple[str, ...] = ()) -> f
 
 
 def parameter_bytes(work: Work) -> float:
-    """float32 parameters on one device; gradients are as large."""
-    return FLOAT * sum(_split_size(work, weight) for weight in weights.weight_table(work.config))
+    """Parameters on one device; gradients are as large."""
+    return work.parameter * sum(_split_size(work, weight) for weight in weights.weight_table(work.config))
 
 
 def moment_bytes(work: Work) -> float:
     """One of Adam's two moments on one device."""
-    return parameter_bytes(work) / FLOAT * work.moment
+    return parameter_bytes(work) / work.parameter * work.moment
 
 
 def sampling_bytes(work: Work) -> float:
@@ -39,7 +39,7 @@ def sampling_bytes(work: Work) -> float:
     total = 0.0
     for weight in table:
         size = _split_size(work, weight, whole=("fsdp",))
-        total += size * (FLOAT if weight.of_norm else work.number)
+        total += size * (work.parameter if weight.of_norm else work.number)
         if weight.path[0] == "embed" and work.config.tied:
             total += size * work.number
     return total

@@ -45,7 +45,9 @@ class Abstract:
             config, dtype=dtype, remat=settings.model.remat, attention=settings.model.attention
         )
         self.programs: Programs = make_programs(settings, self.model, None)
-        self.params: Params = _placed(weights.abstract_params(config), weights.shardings(config, mesh))
+        self.params: Params = _placed(
+            weights.abstract_params(config, jnp.dtype(settings.model.param_dtype)), weights.shardings(config, mesh)
+        )
         prepared = jax.eval_shape(self.model.prepare, self.params)
         self.prepared: Params = _placed(prepared, decoder.prepared_shardings(config, mesh))
         self.state: TrainState = self._state()

@@ -26,7 +26,7 @@ from jaxrl_llm.training.packing import Packing, pack
 from jaxrl_llm.training.score import Chunks, chunks_of
 from jaxrl_llm.training.settings import Settings
 
-FLOAT = 4  # bytes of parameters and gradients, which are float32
+FLOAT = 4  # bytes of statistics and logits, which are float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Work:
     Attributes:
       config: the architecture.
       number: bytes of the compute dtype.
+      parameter: bytes of a parameter, and of its gradient.
       moment: bytes of a number of Adam's moments.
       offload: whether the moments lie on the hosts between updates.
       remat: see ``decoder.REMAT_POLICIES``.
@@ -95,6 +96,7 @@ class Work:
 
     config: ModelConfig
     number: int
+    parameter: int
     moment: int
     offload: bool
     remat: str
@@ -193,6 +195,7 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
     return Work(
         config=config,
         number=2 if settings.model.dtype == "bfloat16" else 4,
+        parameter=2 if settings.model.param_dtype == "bfloat16" else 4,
         moment=2 if settings.optimizer.state_dtype == "bfloat16" else 4,
         offload=settings.optimizer.offload,
         remat=settings.model.remat,

@@ -32,12 +32,12 @@ def on_a_device(shapes, shardings) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize(("family", "param_dtype"), [("llama", "float32"), ("qwen2", "bfloat16")])
 @pytest.mark.parametrize("shape", MESHES)
-def test_parameters_and_the_sampling_layout_take_what_their_shardings_say(shape, family):
+def test_parameters_and_the_sampling_layout_take_what_their_shardings_say(shape, family, param_dtype):
     config, mesh = from_hf(CASES[family], family), make_mesh(MeshSettings(*shape))
-    of = work(shape, "model.dtype=bfloat16", family=family)
-    params = weights.abstract_params(config)
+    of = work(shape, "model.dtype=bfloat16", f"model.param_dtype={param_dtype}", family=family)
+    params = weights.abstract_params(config, param_dtype)
     assert memory.parameter_bytes(of) == on_a_device(params, weights.shardings(config, mesh))
     prepared = jax.eval_shape(decoder.functions(config, dtype=jnp.bfloat16).prepare, params)
     # Biases are in the compute dtype too: all of the layout but the norms.

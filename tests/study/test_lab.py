@@ -180,6 +180,7 @@ def test_what_the_lab_ignores_is_named_as_the_config_names_it():
         ({"reward__verifier": "math"}, "reward.verifier = 'math': expected 'exact'"),
         ({"reward__answer_format": "boxed"}, "reward.answer_format = 'boxed': expected 'hash'"),
         ({"data__source": "jsonl:x"}, "data.source = 'jsonl:x': expected 'task:NAME'"),
+        ({"model__param_dtype": "bfloat16"}, "model.param_dtype = 'bfloat16': expected 'float32'"),
         ({"evaluation__every": 0}, "evaluation.every = 0: expected 1 or more"),
     ],
 )

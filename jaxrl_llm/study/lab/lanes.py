@@ -118,6 +118,7 @@ def refuse(settings: Settings) -> None:
     for found, key, value, expected in (
         (needs_critic(settings.algorithm), "algorithm.baseline", settings.algorithm.baseline, "any but critic"),
         (settings.lora.rank is not None, "lora.rank", settings.lora.rank, "None"),
+        (settings.model.param_dtype != "float32", "model.param_dtype", settings.model.param_dtype, "'float32'"),
         (settings.reward.verifier != "exact", "reward.verifier", settings.reward.verifier, "'exact'"),
         (settings.reward.answer_format != "hash", "reward.answer_format", settings.reward.answer_format, "'hash'"),
         (not settings.data.source.startswith("task:"), "data.source", settings.data.source, "'task:NAME'"),
