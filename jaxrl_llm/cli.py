@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import functools
+import json
 import os
 import sys
 import traceback
@@ -60,12 +62,27 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
     with _checked(arguments, overrides) as (settings, _):
         from jaxrl_llm import distributed
-        from jaxrl_llm.evaluation.evaluate import evaluate_source
+        from jaxrl_llm.evaluation.evaluate import evaluate_source, rates
 
-        metrics = evaluate_source(settings)
-        if distributed.is_first():
-            for name, value in metrics.items():
+        evaluation, problems = evaluate_source(settings)
+
+        def conclude() -> None:
+            for name, value in evaluation.metrics.items():
                 print(f"{name:<16} {value:.4f}")
+            if arguments.to is not None:
+                samples = settings.evaluation.samples
+                _write_rates(arguments.to, rates(evaluation, problems, samples), samples)
+
+        distributed.on_first(conclude)
+
+
+def _write_rates(path: Path, rows: list[dict[str, Any]], samples: int) -> None:
+    """JSON lines, and on the console how many problems have how many right samples."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    counts = collections.Counter(row["correct"] for row in rows)
+    print(f"problems by right samples of {samples}: {', '.join(f'{i}: {counts[i]}' for i in range(samples + 1))}")
+    print(path)
 
 
 def _sample(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -109,6 +126,12 @@ def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     config = configs.load(arguments.config, overrides, PretrainSettings)
     print(pretrain(configs.parse(config, PretrainSettings)))
+
+
+def _tiers(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm.cli_tiers import tiers
+
+    tiers(arguments, overrides)
 
 
 def _report(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -184,6 +207,7 @@ _COMMANDS = {
     "report": _report,
     "convert": _convert,
     "advise": _advise,
+    "tiers": _tiers,
     "study plan": cli_study.plan,
     "study run": cli_study.run,
     "study report": cli_study.report,

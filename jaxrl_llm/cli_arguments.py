@@ -26,6 +26,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = add("train", "train; the same command again goes on where a stopped run was")
     evaluate = add("evaluate", "score config.model.source on the held-out problems of config.evaluation")
+    evaluate.add_argument(
+        "--to", type=Path, metavar="FILE", help="JSON lines to write: each problem, and how many samples were right"
+    )
     for command in (train, evaluate):
         command.add_argument(
             "--distributed",
@@ -52,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     microscope.add_argument("--to", type=Path, metavar="FILE", help="the figure (default: microscope.svg in DIR)")
     add("pretrain", "make a small model from a built-in task")
+    add("tiers", "draw files of problems, tiers and benchmarks, from the Hub or JSON lines, as a config says")
     report = add("report", "write report.html into the folder of a run", config=False)
     report.add_argument("run", type=Path, help="folder of a run")
     _add_plan(add("plan", "say what a run would need on a machine that is not there: memory, network, time and cost"))

@@ -232,6 +232,8 @@ def test_a_loaded_config_is_locked_and_survives_a_round_trip_through_json():
         ),
         (["steps=0"], ["steps = 0", "at least 1"]),
         (["evaluation.samples=0"], ["evaluation.samples = 0", "at least 1"]),
+        (["evaluation.source_key=set"], ["evaluation.source_key = 'set'", "built-in task", "expected None"]),
+        (["evaluation.source_key="], ["evaluation.source_key = ''", "not empty"]),
         (["evaluation.top_p=1.5"], ["evaluation.top_p = 1.5", "at most 1"]),
         (["sampling.temperature=0"], ["sampling.temperature = 0.0", "above 0"]),
         (["optimizer.learning_rate=0"], ["optimizer.learning_rate = 0.0", "above 0"]),

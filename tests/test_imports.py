@@ -49,9 +49,21 @@ LAYERS: dict[str, set[str]] = {
     "study": CONFIG
     | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
     "cli_study": {"distributed", "training.log", "study"},
+    "cli_tiers": {"schema", "config", "data", "rewards"},
     "cli_arguments": {"cli_study"},
     "cli": CONFIG
-    | {"cli_arguments", "cli_study", "study", "environment", "explain", "diff", "report", "microscope", "planning"},
+    | {
+        "cli_arguments",
+        "cli_study",
+        "cli_tiers",
+        "study",
+        "environment",
+        "explain",
+        "diff",
+        "report",
+        "microscope",
+        "planning",
+    },
 }
 
 WITHOUT_JAX = (
@@ -83,6 +95,7 @@ WITHOUT_JAX = (
     "study.rules",
     "study.advise",
     "cli_study",
+    "cli_tiers",
 )
 
 # Third-party package -> the only modules that may import it.

@@ -4,10 +4,10 @@ Prompts, samples, lengths, sampling, learning rate and warm-up are the paper's. 
 a rollout feeds (its clip experiments need more than one; four here), the optimizer (AdamW) and the gradient norm
 (1.0): these are the defaults of ROLL, the code it ran on. Its benchmarks are scored with 8 samples a problem.
 
-Data: DeepMath-103K, the pool of the paper's Medium and Hard tiers; evaluation on MATH-500. The tiers themselves
-are 5,000 rows each: Easy from hkust-nlp/SimpleRL-Zoo-Data (GSM8K and MATH level 1), Medium the easiest of DeepMath by
-its `difficulty`, Hard drawn from it in proportion to `difficulty`; few rows answered True or False. Write them to JSON
-lines and give --config.data.source=jsonl:FILE.
+Data: DeepMath-103K, the pool of the paper's Medium and Hard tiers; evaluation on the paper's six benchmarks, whose
+plain mean (eval/benchmarks_avg) is its average accuracy. `jaxrl-llm tiers --config configs/paper/tiers.py` writes their
+file, and the tiers: --config.data.source=jsonl:data/paper/easy.jsonl --config.data.answer_key=answer.
+The paper evaluates after every step; here every 20 steps: an evaluation samples as much as twelve steps.
 """
 
 from configs import lite_ppo
@@ -48,9 +48,8 @@ def get_config():
     c.training.mini_batches = 4
     c.training.tokens_per_pass = 17408  # a prompt and two completions of full length
 
-    c.evaluation.source = "hub:HuggingFaceH4/MATH-500"  # one of the paper's six benchmarks
-    c.evaluation.split = "test"
-    c.evaluation.question_key = "problem"
-    c.evaluation.problems = 500
+    c.evaluation.source = "jsonl:data/paper/benchmarks.jsonl"
+    c.evaluation.source_key = "source"
+    c.evaluation.problems = 1546  # MATH-500 500, AMC23 40, AIME24 30, AIME25 30, Minerva 272, OlympiadBench 674
     c.evaluation.samples = 8
     return c

@@ -7,8 +7,8 @@ The paper leaves open which normalization and aggregation its clip, filter, leng
 of them start from one baseline: PPO clip of 0.2 on both sides, no critic, no KL, group mean and group std, mean of
 sequence means (what the paper's framework, ROLL, had for a default then). An arm is that baseline and what it names.
 
-Tiers of the scale `paper` are files of JSON lines, {"question", "final_answer"} a row, in data/paper: see
-configs/models/paper.py for what stands in them. Cells are named MODEL_TIER or MODEL_TIER_LENGTH.
+Tiers of the scale `paper`, and its six benchmarks, are files of JSON lines in data/paper, which
+`jaxrl-llm tiers --config configs/paper/tiers.py` writes. Cells are named MODEL_TIER or MODEL_TIER_LENGTH.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ LENGTHS = {
     "small": {"short": 5, "middle": 10, "long": 13},
     "lab": {"short": 10, "middle": 20, "long": 25},
 }
+# The arms of E12 and E13: recipes of the catalogue, whole; and what the paper compares.
+RECIPES = {name: (name,) for name in ("grpo", "dapo", "lite_ppo")}
+OF_RECIPES = (("lite_ppo", "grpo"), ("lite_ppo", "dapo"))
 
 
 def run(scale: str) -> ConfigDict:
@@ -57,6 +60,8 @@ def run(scale: str) -> ConfigDict:
     c.algorithm.baseline = "group"
     c.algorithm.scale = "group"
     c.algorithm.aggregation = "sequence_mean"
+    if scale == "paper":
+        c.data.answer_key = "answer"  # of the tiers
     return c
 
 

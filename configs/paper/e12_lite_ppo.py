@@ -22,6 +22,6 @@ def get_config(scale="lab"):
             "small": "aligned_135m_medium",
             "lab": "base_easy base_hard",
         },
-        arms={recipe: (recipe,) for recipe in ("grpo", "dapo", "lite_ppo")},
-        comparisons=(("lite_ppo", "grpo"), ("lite_ppo", "dapo")),
+        arms=common.RECIPES,
+        comparisons=common.OF_RECIPES,
     )

@@ -95,12 +95,14 @@ def load_problems(
     """The problems of a source.
 
     Args:
-      source: ``task:NAME``, ``jsonl:PATH``, ``hub:NAME`` or ``hub:NAME:CONFIGURATION``.
+      source: ``task:NAME``, ``jsonl:PATH``, or ``hub:NAME``, of which ``hub:OWNER/NAME/FILE`` is one file, and to
+        which ``:CONFIGURATION`` and then ``@REVISION`` may be added.
       tier: of a built-in task.
       split: of a built-in task or a Hub data set.
-      question_key: of a row of a file or a data set. The value is a text.
-      answer_key: the value is a text or a number. Of a worked solution in GSM8K's form, the answer is what stands
-        after the last ``####``.
+      question_key: of a row of a file or a data set; ``outer.inner`` is a key of the object ``outer`` in it. The value
+        is a text.
+      answer_key: the value is a text, a number, or a list of them. Of a worked solution in GSM8K's form, the answer is
+        what stands after the last ``####``.
       source_key: the value, a text or a number, names the source of the row; None: rows have none.
 
     Raises:
@@ -112,6 +114,13 @@ def load_problems(
         return TaskProblems(TASKS[name], tier, split)
     if kind == "task":
         raise ValueError(f"data source {source!r}: the built-in tasks are {', '.join(TASKS)}")
+    rows = read_rows(source, split)
+    return [to_problem(row, source, index, question_key, answer_key, source_key) for index, row in rows]
+
+
+def read_rows(source: str, split: str) -> list[tuple[int, Any]]:
+    """Index and value of every row of a file or a data set; arguments and errors are those of :func:`load_problems`."""
+    kind, _, name = source.partition(":")
     if kind == "jsonl" and name:
         rows = _read_jsonl(Path(name).expanduser())
     elif kind == "hub" and name:
@@ -120,7 +129,7 @@ def load_problems(
         raise ValueError(f"data source {source!r}: expected task:NAME, jsonl:PATH or hub:NAME")
     if not rows:
         raise ValueError(f"data source {source!r}: no rows")
-    return [_problem(row, source, index, question_key, answer_key, source_key) for index, row in rows]
+    return rows
 
 
 def first(problems: Problems, count: int) -> list[Problem]:
@@ -150,35 +159,55 @@ def _read_jsonl(path: Path) -> list[tuple[int, Any]]:
 def _read_hub(name: str, split: str) -> list[tuple[int, Any]]:
     import datasets
 
-    dataset, _, configuration = name.partition(":")
+    plain, _, revision = name.partition("@")
+    dataset, _, configuration = plain.partition(":")
+    owner, *rest = dataset.split("/", 2)
+    files = None
+    if len(rest) == 2 and not Path(dataset).is_dir():
+        dataset, files = f"{owner}/{rest[0]}", {split: rest[1]}
     try:
-        rows = datasets.load_dataset(dataset, configuration or None, split=split)
+        rows = datasets.load_dataset(
+            dataset, configuration or None, data_files=files, split=split, revision=revision or None
+        )
     except Exception as error:  # the library raises many kinds, for what the user can mend: name, split, network
         raise ValueError(f"data source 'hub:{name}', split {split!r}, cannot be loaded: {error}") from error
     return list(enumerate(rows))
 
 
-def _problem(row: Any, source: str, index: int, question_key: str, answer_key: str, source_key: str | None) -> Problem:
+def to_problem(
+    row: Any, source: str, index: int, question_key: str, answer_key: str, source_key: str | None = None
+) -> Problem:
+    """A row of :func:`read_rows` as a problem; arguments and errors are those of :func:`load_problems`."""
     name = _name(source, index)
     if not isinstance(row, Mapping):
         raise ValueError(f"{name}: {row!r}, expected an object with {question_key!r} and {answer_key!r}")
     keys = [question_key, answer_key] + ([] if source_key is None else [source_key])
-    for key in keys:
-        if key not in row:
-            raise ValueError(f"{name}: no key {key!r}; the row has {', '.join(map(repr, row))}")
-    question, answer = row[question_key], row[answer_key]
+    question, answer, *origins = [value_of(row, key, name) for key in keys]
     answer = _as_text(answer)
     if isinstance(answer, str):
         answer = answer.rpartition("####")[2].strip()
-    origin = None if source_key is None else _as_text(row[source_key])
+    origin = _as_text(origins[0]) if origins else None
     for key, value in zip(keys, (question, answer, origin), strict=False):
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{name}: {key!r} is {row[key]!r}, expected a text that is not empty")
+            raise ValueError(f"{name}: {key!r} is {value_of(row, key, name)!r}, expected a text that is not empty")
     return Problem(index, str(question), str(answer), source, origin)
 
 
+def value_of(row: Mapping[str, Any], key: str, name: str) -> Any:
+    """The value of ``key``, or of ``outer.inner`` the value in an object; ``name`` is the row's, for the error."""
+    if key in row:
+        return row[key]
+    outer, _, inner = key.partition(".")
+    if inner and isinstance(row.get(outer), Mapping):
+        return value_of(row[outer], inner, f"{name}, {outer}")
+    raise ValueError(f"{name}: no key {key!r}; the row has {', '.join(map(repr, row))}")
+
+
 def _as_text(value: Any) -> Any:
-    """A number as text; anything else as it is."""
+    """A number as text, a list with commas between; anything else as it is."""
+    if isinstance(value, list) and value:
+        texts = [_as_text(part) for part in value]
+        return ", ".join(texts) if all(isinstance(text, str) for text in texts) else value
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

@@ -85,8 +85,8 @@ def evaluate(
     return _summary(session, join(parts), settings)
 
 
-def evaluate_source(settings: Settings) -> dict[str, float]:
-    """The metrics of ``model.source`` on the problems of ``evaluation``.
+def evaluate_source(settings: Settings) -> tuple[Evaluation, list[Problem]]:
+    """What ``model.source`` makes of the problems of ``evaluation``, and the problems.
 
     Raises:
       FileNotFoundError, ValueError: as `open_session` and `evaluation_problems` say.
@@ -95,7 +95,23 @@ def evaluate_source(settings: Settings) -> dict[str, float]:
         session = open_session(settings)
         problems = evaluation_problems(settings, session.tokenizer, judge)
         with jax.set_mesh(session.mesh):
-            return evaluate(session, session.prepare(session.params), problems, settings, judge).metrics
+            return evaluate(session, session.prepare(session.params), problems, settings, judge), problems
+
+
+def rates(evaluation: Evaluation, problems: Sequence[Problem], samples: int) -> list[dict[str, Any]]:
+    """Of every problem, how many of its samples were right: rows that a data source can read.
+
+    Args:
+      evaluation: of ``problems``, with ``samples`` completions each.
+
+    Returns:
+      {"question", "answer", "correct", "samples"}, and "source" where the problem has one.
+    """
+    rows = []
+    for problem, share in zip(problems, evaluation.accuracy, strict=True):
+        row = {"question": problem.question, "answer": problem.answer, "correct": round(share * samples)}
+        rows.append(row | {"samples": samples} | ({} if problem.origin is None else {"source": problem.origin}))
+    return rows
 
 
 def _summary(session: Session, completions: Completions, settings: Settings) -> Evaluation:

@@ -73,11 +73,7 @@ class Judge:
         Raises:
           ValueError: naming the first such row.
         """
-        fresh = [answer for answer in gold if answer not in self._readable]
-        if self._verifier is None:
-            readable = {answer: bool(answers.normalize(answer)) for answer in fresh}
-        else:
-            readable = self._verifier.parseable(fresh)
+        readable = self.readable([answer for answer in gold if answer not in self._readable])
         for row, answer in enumerate(gold):
             if not readable.get(answer, True):
                 name = f"row {row}" if names is None else names[row]
@@ -85,6 +81,12 @@ class Judge:
                     f"{name}: the {self._settings.verifier} verifier cannot read the gold answer {answer!r}"
                 )
         self._readable.update(readable)
+
+    def readable(self, gold: Sequence[str]) -> dict[str, bool]:
+        """For every distinct gold answer, whether the verifier can read it."""
+        if self._verifier is None:
+            return {answer: bool(answers.normalize(answer)) for answer in gold}
+        return self._verifier.parseable(gold)
 
     def judge(
         self, texts: Sequence[str], gold: Sequence[str], truncated: Sequence[bool] | np.ndarray

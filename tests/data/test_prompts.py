@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import datasets.config
 import pytest
 from hypothesis import given, settings
@@ -57,6 +58,46 @@ def test_rows_of_a_file_become_problems(tmp_path):
         ("x", "0.5", 3),
     ]
     assert problems[1].name == f"{tmp_path}/some.jsonl, line 3"
+
+
+def test_a_key_may_be_inside_an_object_and_an_answer_a_list(tmp_path):
+    """Rows in the form of SimpleRL-Zoo-Data, and of OlympiadBench."""
+    nested = {"extra_info": {"index": 0, "question": "How many?", "answer": "72"}, "prompt": []}
+    source = write_lines(tmp_path / "nested.jsonl", nested)
+    keys = {"question_key": "extra_info.question", "answer_key": "extra_info.answer"}
+    assert load_problems(source, **{**KEYS, **keys})[0].answer == "72"
+    with pytest.raises(ValueError, match=r"line 1, extra_info: no key 'gold'; the row has 'index', 'question'"):
+        load_problems(source, **{**KEYS, **keys, "answer_key": "extra_info.gold"})
+    lists = [{"question": "x?", "answer": answer} for answer in (["$2$"], ["1", 3])]
+    assert [p.answer for p in first(load_problems(write_lines(tmp_path / "l.jsonl", *lists), **KEYS), 2)] == [
+        "$2$",
+        "1, 3",
+    ]
+    for answer in ([], [None], [["1"], {}]):
+        with pytest.raises(ValueError, match=r"bad\.jsonl, line 1: 'answer' is .*expected a text"):
+            load_problems(write_lines(tmp_path / "bad.jsonl", {"question": "x?", "answer": answer}), **KEYS)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("openai/gsm8k:main", ("openai/gsm8k", "main", None, None)),
+        ("some/pool@abc123", ("some/pool", None, None, "abc123")),
+        ("some/pool:en@abc", ("some/pool", "en", None, "abc")),
+        ("some/pool/level1/train.parquet", ("some/pool", None, {"train": "level1/train.parquet"}, None)),
+        ("gsm8k", ("gsm8k", None, None, None)),
+    ],
+)
+def test_a_data_set_of_the_hub_is_named_with_file_configuration_and_revision(monkeypatch, source, expected):
+    def load(name, configuration, *, data_files, split, revision):
+        assert split == "train"
+        asked.append((name, configuration, data_files, revision))
+        return [{"question": "1", "answer": "1"}]
+
+    asked: list[tuple] = []
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert len(first(load_problems(f"hub:{source}", **KEYS), 9)) == 1
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize(
