@@ -3,97 +3,49 @@
 The tensors get their Hugging Face names and layout, so everything after this file is the same as for safetensors.
 Dequantizing needs the package `gguf` (extra `gguf`).
 
-Reference: ggml-org/ggml docs/gguf.md; the rotary layout of q and k as in llama.cpp's convert_hf_to_gguf.py.
+Reference: ggml-org/ggml docs/gguf.md; what is stored otherwise as in llama.cpp's convert_hf_to_gguf.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxrl_llm.models import gguf_file
-from jaxrl_llm.models.config import ModelConfig, from_hf
+from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.gguf_config import load_config
+from jaxrl_llm.models.gguf_families import ARCHITECTURES, tensor_name
 from jaxrl_llm.models.gguf_file import GgufFile, GgufTensor
 from jaxrl_llm.models.tensor_files import TensorSource, mapped
-from jaxrl_llm.models.weights import Slices
+from jaxrl_llm.models.weights import Slices, Weight, weight_table
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-# GGUF field after "<architecture>." -> key of a config.json
-_FIELDS = {
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "feed_forward_length": "intermediate_size",
-    "context_length": "max_position_embeddings",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": "rope_theta",
-}
-# Fields of variants that the decoder does not have -> the values that switch them off.
-_SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
-    "expert_count": (0,),
-    "attention.sliding_window": (0,),
-    "rope.scaling.type": ("none",),
-    "rope.scaling.factor": (1.0,),
-}
-_ROPE_FACTORS = "rope_freqs.weight"
-_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+__all__ = ["load_config", "open_tensors"]
 
 
-def load_config(path: Path) -> ModelConfig:
-    """The architecture. Tied when the file has no output matrix of its own; the vocabulary is the embedding's.
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """How the file holds a tensor of the weight table.
 
-    Raises:
-      ValueError: a damaged file, an architecture or variant that the decoder does not have, or a missing field.
+    Attributes:
+      tensor: of one expert, where the file has all in one.
+      transposed: it is [out, in], and Hugging Face's is [in, out] (GPT-2).
+      neighbours: heads whose rows are in the order in which ggml rotates them; 0: they are not.
+      plus: added to what Hugging Face has (norms of Gemma).
     """
-    file = gguf_file.read(path)
-    architecture = _field(file, "general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"{path}: general.architecture = {architecture!r} is unknown; supported: {', '.join(ARCHITECTURES)}"
-        )
-    for name, off in _SWITCHED_OFF.items():
-        value = _field(file, f"{architecture}.{name}")
-        if value is not None and value not in off:
-            raise ValueError(f"{path}: {architecture}.{name} = {value!r} is not supported; expected {off[0]!r}")
-    tensors = {tensor.name: tensor for tensor in file.tensors}
-    if _ROPE_FACTORS in tensors:
-        raise ValueError(
-            f"{path}: {_ROPE_FACTORS}: scaled rotary frequencies (Llama 3.1 and later) are stored without their "
-            "parameters in GGUF; load the model's safetensors instead"
-        )
-    if "token_embd.weight" not in tensors:
-        raise ValueError(f"{path}: missing tensor token_embd.weight")
-    hf = {key: _field(file, f"{architecture}.{name}") for name, key in _FIELDS.items()}
-    hf["model_type"] = architecture
-    hf["vocab_size"] = tensors["token_embd.weight"].shape[0]
-    hf["tie_word_embeddings"] = "output.weight" not in tensors
-    config = from_hf(hf, str(path))
-    rotated = _field(file, f"{architecture}.rope.dimension_count")
-    if rotated not in (None, config.head_size):
-        raise ValueError(
-            f"{path}: {architecture}.rope.dimension_count = {rotated}; expected {config.head_size}, all of a head"
-        )
-    return config
+
+    tensor: GgufTensor
+    transposed: bool = False
+    neighbours: int = 0
+    plus: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape[::-1] if self.transposed else self.tensor.shape
 
 
 def open_tensors(path: Path, config: ModelConfig) -> TensorSource:
@@ -101,50 +53,68 @@ def open_tensors(path: Path, config: ModelConfig) -> TensorSource:
 
     Raises:
       ImportError: the package gguf is not installed.
-      ValueError: a damaged file, or two tensors of one name.
+      ValueError: a damaged file, two tensors of one name, or another number of experts than the file's own field says.
     """
     file = gguf_file.read(path)
-    by_name: dict[str, GgufTensor] = {}
-    for tensor in file.tensors:
-        name = _hf_name(tensor.name)
-        if name in by_name:
-            raise ValueError(f"{path}: duplicate tensor {tensor.name}")
-        _require_inside(file, tensor)
-        by_name[name] = tensor
-    shapes = {name: tensor.shape for name, tensor in by_name.items()}
-    heads = {"q_proj": config.heads, "k_proj": config.kv_heads} if config.family == "llama" else {}
+    by_name = _by_hf_name(file, config)
 
     @functools.lru_cache(maxsize=1)  # shards that split the columns ask for the same rows one after the other
     def rows_of(name: str, start: int, stop: int) -> np.ndarray:
-        tensor, projection = by_name[name], name.split(".")[-2] if name.count(".") else ""
-        if len(tensor.shape) < 2 or projection not in heads:
-            return _dequantize(file, tensor, start, stop)
-        head = tensor.shape[0] // heads[projection]  # rows are reordered within it
-        first, last = start // head, -(-stop // head)
-        array = _undo_rope_layout(_dequantize(file, tensor, first * head, last * head), last - first)
-        return array[start - first * head : stop - first * head]
+        stored = by_name[name]
+        if stored.transposed:
+            return _dequantize(file, stored.tensor, 0, stored.tensor.shape[0])[:, start:stop].T
+        if stored.neighbours:
+            head = stored.shape[0] // stored.neighbours  # rows are reordered within it
+            first, last = start // head, -(-stop // head)
+            array = _dequantize(file, stored.tensor, first * head, last * head)
+            return _undo_rope_layout(array, last - first)[start - first * head : stop - first * head]
+        return _dequantize(file, stored.tensor, start, stop) - np.float32(stored.plus)
 
     def read(name: str, index: Slices) -> np.ndarray:
         rows, *columns = index
         start, stop, _ = rows.indices(by_name[name].shape[0])
         return rows_of(name, start, stop)[(slice(None), *columns)]
 
-    return TensorSource(str(path), shapes, read)
+    return TensorSource(str(path), {name: stored.shape for name, stored in by_name.items()}, read)
 
 
-def _field(file: GgufFile, name: str) -> Any:
-    value = file.fields.get(name)
-    # Files hold float32 numbers; the shortest decimal is the number that the model's authors wrote (1e-05).
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+def _by_hf_name(file: GgufFile, config: ModelConfig) -> dict[str, _Stored]:
+    """Every tensor of the file; one that is not known keeps its name, for the strict check to report."""
+    unknown: dict[str, GgufTensor] = {}
+    for tensor in file.tensors:
+        if tensor.name in unknown:
+            raise ValueError(f"{file.path}: duplicate tensor {tensor.name}")
+        _require_inside(file, tensor)
+        unknown[tensor.name] = tensor
+    in_file, found = dict(unknown), {}
+    for weight in weight_table(config):
+        name = tensor_name(weight.path, of_experts=len(weight.stack) == 2)
+        for number, hf_name in enumerate(weight.hf_names):
+            layer, expert, *_ = *np.unravel_index(number, weight.stack), 0, 0
+            in_layer = name.format(layer=layer)
+            if in_layer in in_file:
+                unknown.pop(in_layer, None)
+                found[hf_name] = _stored(file, config, weight, in_file[in_layer], int(expert))
+    if both := found.keys() & unknown.keys():
+        raise ValueError(f"{file.path}: unknown tensor {min(both)}")
+    return found | {name: _Stored(tensor) for name, tensor in unknown.items()}
 
 
-def _hf_name(name: str) -> str:
-    """The Hugging Face name; a name that is not known stays itself, for the strict check to report."""
-    if match := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name):
-        layer, part, kind = match.groups()
-        return f"model.layers.{layer}.{_LAYER_NAMES[part]}.{kind}" if part in _LAYER_NAMES else name
-    part, _, kind = name.rpartition(".")
-    return f"{_NAMES[part]}.{kind}" if part in _NAMES else name
+def _stored(file: GgufFile, config: ModelConfig, weight: Weight, tensor: GgufTensor, expert: int) -> _Stored:
+    if len(weight.stack) == 2:
+        if len(tensor.shape) != 3 or tensor.shape[0] != config.experts:
+            shape = list(tensor.shape)
+            raise ValueError(f"{file.path}: tensor {tensor.name} has shape {shape}; expected {config.experts} experts")
+        one = tensor.shape[1] * _row_bytes(file, tensor)
+        tensor = dataclasses.replace(tensor, shape=tensor.shape[1:], offset=tensor.offset + expert * one)
+    heads = {"query": config.heads, "key": config.kv_heads}.get(weight.path[-2], 0)
+    rotated = any(one.neighbours for one in ARCHITECTURES.values() if one.family == config.family)
+    return _Stored(
+        tensor,
+        transposed=weight.layout in ("rows", "joined rows"),
+        neighbours=heads if rotated else 0,
+        plus=int(config.norm_offset and weight.of_norm),
+    )
 
 
 def _package(path: Path) -> Any:
@@ -191,6 +161,6 @@ def _undo_rope_layout(array: np.ndarray, heads: int) -> np.ndarray:
     """ggml rotates neighbours (2i, 2i + 1), Hugging Face rotates halves (i, i + H/2): its rows are put back.
 
     Args:
-      array: [heads · H, in].
+      array: [heads · H, in], or of a bias [heads · H].
     """
-    return array.reshape(heads, -1, 2, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
+    return array.reshape(heads, -1, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)

@@ -37,13 +37,15 @@ class GgufTensor:
 @dataclasses.dataclass(frozen=True)
 class GgufFile:
     """Attributes:
-    fields: numbers, booleans and texts by their name; lists are left out.
+    fields: numbers, booleans and texts by their name.
+    lists: names of the fields that are lists, whose values are not kept.
     tensors: in the order of the file.
     size: bytes of the file.
     """
 
     path: Path
     fields: dict[str, Any]
+    lists: tuple[str, ...]
     tensors: tuple[GgufTensor, ...]
     size: int
 
@@ -64,10 +66,12 @@ def read(path: Path) -> GgufFile:
         if version not in _VERSIONS:
             raise ValueError(f"version {version} is not among {_VERSIONS} (little-endian)")
         tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
-        fields = {}
+        fields, lists = {}, []
         for _ in range(field_count):
             name, value = cursor.text(), cursor.value(cursor.scalar("I"))
-            if value is not None:
+            if value is None:
+                lists.append(name)
+            else:
                 fields[name] = value
         listed = [_tensor(cursor) for _ in range(tensor_count)]
     except (ValueError, struct.error) as error:
@@ -75,7 +79,7 @@ def read(path: Path) -> GgufFile:
     alignment = fields.get("general.alignment", _DEFAULT_ALIGNMENT)
     start = -(-cursor.at // alignment) * alignment
     tensors = tuple(dataclasses.replace(tensor, offset=start + tensor.offset) for tensor in listed)
-    return GgufFile(path, fields, tensors, size)
+    return GgufFile(path, fields, tuple(lists), tensors, size)
 
 
 def _tensor(cursor: _Cursor) -> GgufTensor:
