@@ -19,7 +19,7 @@ import numpy as np
 from jaxrl_llm.models import gguf_file
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.gguf_config import load_config
-from jaxrl_llm.models.gguf_families import ARCHITECTURES, tensor_name
+from jaxrl_llm.models.gguf_families import ARCHITECTURES, ROPE_FACTORS, tensor_name
 from jaxrl_llm.models.gguf_file import GgufFile, GgufTensor
 from jaxrl_llm.models.tensor_files import TensorSource, mapped
 from jaxrl_llm.models.weights import Slices, Weight, weight_table
@@ -86,6 +86,7 @@ def _by_hf_name(file: GgufFile, config: ModelConfig) -> dict[str, _Stored]:
             raise ValueError(f"{file.path}: duplicate tensor {tensor.name}")
         _require_inside(file, tensor)
         unknown[tensor.name] = tensor
+    unknown.pop(ROPE_FACTORS, None)  # the config has what it was made from
     in_file, found = dict(unknown), {}
     for weight in weight_table(config):
         name = tensor_name(weight.path, of_experts=len(weight.stack) == 2)

@@ -11,10 +11,11 @@ from jaxrl_llm.models import gguf_file
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.models.families import FAMILIES
-from jaxrl_llm.models.gguf_families import ARCHITECTURES, SIZES, SWITCHED_OFF, Architecture
-from jaxrl_llm.models.gguf_file import GgufFile
+from jaxrl_llm.models.gguf_families import ARCHITECTURES, LLAMA3, ROPE_FACTORS, SIZES, SWITCHED_OFF, Architecture
+from jaxrl_llm.models.gguf_file import GgufFile, GgufTensor
+from jaxrl_llm.models.tensor_files import mapped
 
-_ROPE_FACTORS = "rope_freqs.weight"
+_F32 = 0  # number of the type
 _ROPE_THETA = 10000.0  # llama.cpp's, where a file has none
 
 
@@ -30,8 +31,10 @@ def load_config(path: Path) -> ModelConfig:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"{path}: general.architecture = {name!r} is unknown; supported: {known}")
     architecture, fields = ARCHITECTURES[name], _Fields(file, name)
-    tensors = {tensor.name: tensor.shape for tensor in file.tensors}
-    _refuse_variants(fields, architecture, tensors)
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    _refuse_variants(fields, architecture)
+    if "token_embd.weight" not in tensors:
+        raise ValueError(f"{path}: missing tensor token_embd.weight")
     hf = {key: fields.needed(field) for field, key in {**SIZES, **architecture.needed}.items()}
     found = {key: fields.get(field) for field, key in architecture.optional.items()}
     hf |= {**architecture.defaults, **{key: value for key, value in found.items() if value is not None}}
@@ -41,8 +44,10 @@ def load_config(path: Path) -> ModelConfig:
     for bias, tensor in {"attention_bias": "attn_output", "mlp_bias": "ffn_up"}.items():
         if bias in FAMILIES[architecture.family].biases:
             hf[bias] = f"blk.0.{tensor}.bias" in tensors
+    if ROPE_FACTORS in tensors:
+        hf["rope_scaling"] = _llama3(fields, tensors[ROPE_FACTORS], hf)
     hf["model_type"] = architecture.family
-    hf["vocab_size"] = tensors["token_embd.weight"][0]
+    hf["vocab_size"] = tensors["token_embd.weight"].shape[0]
     hf["tie_word_embeddings"] = "output.weight" not in tensors
     spelling = FAMILIES[architecture.family].spelling
     config = from_hf({spelling.get(key, key): value for key, value in hf.items()}, str(path))
@@ -82,7 +87,7 @@ def _number(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _refuse_variants(fields: _Fields, architecture: Architecture, tensors: dict[str, tuple[int, ...]]) -> None:
+def _refuse_variants(fields: _Fields, architecture: Architecture) -> None:
     path = fields.file.path
     for name, off in {**SWITCHED_OFF, **architecture.off}.items():
         value = fields.get(name)
@@ -94,13 +99,6 @@ def _refuse_variants(fields: _Fields, architecture: Architecture, tensors: dict[
             raise ValueError(f"{path}: {name} is a list, a number for each layer; supported is one for all layers")
     if (parts := fields.file.fields.get("split.count")) not in (None, 0, 1):
         raise ValueError(f"{path}: one of {parts} parts (split.count); join them with llama-gguf-split --merge")
-    if _ROPE_FACTORS in tensors:
-        raise ValueError(
-            f"{path}: {_ROPE_FACTORS}: scaled rotary frequencies (Llama 3.1 and later) are stored without their "
-            "parameters in GGUF; load the model's safetensors instead"
-        )
-    if "token_embd.weight" not in tensors:
-        raise ValueError(f"{path}: missing tensor token_embd.weight")
 
 
 def _heads(fields: _Fields, architecture: Architecture) -> dict[str, Any]:
@@ -130,3 +128,21 @@ def _rope(fields: _Fields) -> dict[str, Any]:
     if scaling is not None and fields.get("rope.scaling.type") == "none":
         scaling = None
     return {"rope_theta": _ROPE_THETA if theta is None else theta, "rope_scaling": scaling}
+
+
+def _llama3(fields: _Fields, tensor: GgufTensor, hf: dict[str, Any]) -> dict[str, Any]:
+    """The scaling whose factors the tensor holds, if it is that of a public Llama."""
+    path, half = fields.file.path, hf["head_dim"] // 2
+    if (fields.architecture, tensor.kind, tensor.shape, hf["rope_scaling"]) == ("llama", _F32, (half,), None):
+        stored = mapped(path, np.dtype(np.float32), tensor.offset, tensor.shape).astype(np.float64)
+        factor = float(stored.max())
+        low, high, context = LLAMA3.values()
+        turns = context / (2 * np.pi) * hf["rope_theta"] ** (-np.arange(half) / half)  # within the original context
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        # llama.cpp's converter computes in float32
+        if factor > 1 and np.allclose(stored, 1 / ((1 - kept) / factor + kept), rtol=1e-5, atol=0):
+            return {"rope_type": "llama3", "factor": factor, **LLAMA3}
+    raise ValueError(
+        f"{path}: {ROPE_FACTORS}: scaled rotary frequencies are stored without their parameters in GGUF, and these are "
+        f"not those of Llama 3.1 to 3.3 ({LLAMA3}); load the model's safetensors instead"
+    )

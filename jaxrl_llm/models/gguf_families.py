@@ -34,6 +34,10 @@ SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "rope.scaling.type": ("none", "linear"),
     "use_parallel_residual": (False,),
 }
+# Frequencies are divided by these factors. A file has them without the parameters that they were made from; those of
+# Llama 3.1, 3.2 and 3.3 are these, beside `factor`, which is the largest of them.
+ROPE_FACTORS = "rope_freqs.weight"
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _NO_EXPERTS: dict[str, tuple[Any, ...]] = {"expert_count": (0,)}
 _NO_WINDOWS: dict[str, tuple[Any, ...]] = {
     "attention.sliding_window": (0,),

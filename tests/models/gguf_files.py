@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,23 @@ def stored(hf: dict[str, Any], name: str, tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
+def rope_factors(hf: dict[str, Any]) -> np.ndarray:
+    """What LlamaModel.generate_extra_tensors writes of the scaling `llama3`: a factor for each frequency, in a loop."""
+    rope, size = hf["rope_scaling"], hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
+    low, high, context = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+    factors = []
+    for i in range(0, size, 2):
+        wavelength = 2 * math.pi * hf["rope_theta"] ** (i / size)
+        if wavelength < context / high:
+            factors.append(1.0)
+        elif wavelength > context / low:
+            factors.append(rope["factor"])
+        else:
+            smooth = (context / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.array(factors, np.float32)
+
+
 def stack_experts(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """[E, out, in] for each layer and part, in place of the experts."""
     stacked: dict[str, Any] = {}
@@ -104,7 +122,8 @@ def _add_config(writer: gguf.GGUFWriter, hf: dict[str, Any]) -> None:
 
 def write(path: Path, hf: dict[str, Any], tensors: dict[str, np.ndarray], *, quantized: bool = False, **fields) -> Path:
     """Fields: further ones of the architecture, `__` for a dot."""
-    own = ARCHITECTURES.get(hf["model_type"], hf["model_type"])
+    family: str = hf["model_type"]
+    own = ARCHITECTURES.get(family, family)
     writer = gguf.GGUFWriter(path, fields.pop("architecture", own))
     writer.add_token_list(["<s>", "a", "é"])  # lists and texts lie between the numbers
     writer.add_token_types([1, 1, 3])

@@ -13,9 +13,16 @@ import pytest
 
 from jaxrl_llm.models import gguf_file, hub
 from tests.models import tiny
-from tests.models.gguf_files import write, write_case
+from tests.models.gguf_files import rope_factors, write, write_case
 
 CASES = ["llama", "qwen2", "qwen3"]
+LLAMA31 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def refused(path: Path, message: str, error: type[Exception] = ValueError) -> None:
@@ -86,9 +93,36 @@ def test_a_variant_that_the_decoder_does_not_have_is_refused(fields, message, tm
     refused(write_case(tmp_path / "model.gguf", "llama", **fields), message)
 
 
-def test_rotary_factors_stored_as_a_tensor_are_refused(tmp_path):
-    tensors = {**tiny.hf_tensors(tiny.hf_config("llama")), "rope_freqs.weight": np.ones(4, np.float32)}
-    refused(write(tmp_path / "model.gguf", tiny.hf_config("llama"), tensors), "load the model's safetensors instead")
+@pytest.mark.parametrize(
+    ("changes", "of_file"),
+    [
+        ({"original_max_position_embeddings": 4096}, {}),
+        ({"low_freq_factor": 2.0}, {}),
+        ({}, {"rope__scaling__factor": 2.0}),  # two scalings at once
+    ],
+)
+def test_rotary_factors_of_another_scaling_than_a_public_one_are_refused(changes, of_file, tmp_path):
+    hf = tiny.hf_config("llama", rope_theta=500000.0, rope_scaling={**LLAMA31, **changes})
+    tensors = {**tiny.hf_tensors(hf), "rope_freqs.weight": rope_factors(hf)}
+    refused(write(tmp_path / "model.gguf", hf, tensors, **of_file), "load the model's safetensors instead")
+
+
+def test_rotary_factors_of_another_number_of_frequencies_are_refused(tmp_path):
+    hf = tiny.hf_config("llama")
+    tensors = {**tiny.hf_tensors(hf), "rope_freqs.weight": np.ones(5, np.float32)}
+    refused(write(tmp_path / "model.gguf", hf, tensors), "load the model's safetensors instead")
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])  # Llama 3.1 and 3.3, and 3.2
+def test_the_scaling_of_a_public_llama_is_found_by_its_factors(factor, tmp_path):
+    hf = tiny.hf_config("llama", head_dim=64, rope_theta=500000.0, rope_scaling={**LLAMA31, "factor": factor})
+    tensors = tiny.hf_tensors(hf)
+    folder = hub.load(str(tiny.write_folder(tmp_path / "folder", hf, tensors)))
+    factors = rope_factors(hf)
+    assert len(np.unique(factors)) > 3  # kept, stretched, and blended frequencies
+    file = hub.load(str(write(tmp_path / "model.gguf", hf, {**tensors, "rope_freqs.weight": factors})))
+    assert file.config == folder.config
+    jax.tree.map(np.testing.assert_array_equal, file.params, folder.params)
 
 
 def test_a_misshapen_or_missing_tensor_is_refused_by_its_hugging_face_name(tmp_path):
