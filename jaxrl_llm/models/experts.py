@@ -5,8 +5,10 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxrl_llm.models.architecture import ModelConfig
+from jaxrl_llm.sharding import ROW_AXES, row_devices, spec
 from jaxrl_llm.types import Array, Routing
 
 _EXPERTS_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=(0,))
@@ -38,28 +40,62 @@ class Experts(nn.Module):
     def __call__(self, x: Array, counted: Array | None = None) -> tuple[Array, Routing | None]:
         """The sum for x [..., D]; also where the router sends the tokens that count, where ``counted`` says which."""
         c = self.config
-        tokens = x.reshape(-1, c.width)
-        router = Kernel((c.width, c.experts), name="router")().astype(self.dtype)
-        logits = tokens @ router
+
+        def kernel(name: str, *shape: int) -> Array:
+            return Kernel(shape, name=name)().astype(self.dtype)
+
+        logits = x @ kernel("router", c.width, c.experts)
         share, chosen = choose(c, logits)
-        routing = None if counted is None else route(c, logits, chosen, counted.ravel())
-        # Of each choice: its place behind all choices of lower experts, and the token that made it.
-        order = jnp.argsort(chosen.ravel(), stable=True)
-        rows, sizes = tokens[order // c.experts_per_token], jnp.bincount(chosen.ravel(), length=c.experts)
+        routing = None if counted is None else route(c, logits, chosen, counted.reshape(logits.shape[:-1]))
+        inputs = kernel("gate", c.experts, c.width, c.mlp_width), kernel("up", c.experts, c.width, c.mlp_width)
+        kernels = *inputs, kernel("down", c.experts, c.mlp_width, c.width)
+        return _on_own_tokens(x, chosen, share, *kernels), routing
 
-        def grouped(rows: Array, inputs: int, outputs: int, name: str) -> Array:
-            kernel = Kernel((c.experts, inputs, outputs), name=name)().astype(self.dtype)
-            return jax.lax.ragged_dot(rows, kernel, sizes.astype(jnp.int32))
 
-        hidden = nn.silu(grouped(rows, c.width, c.mlp_width, "gate")) * grouped(rows, c.width, c.mlp_width, "up")
-        out = grouped(hidden, c.mlp_width, c.width, "down")
-        out = out[jnp.argsort(order)].reshape(*chosen.shape, c.width)
-        total = jnp.einsum("tkd,tk->td", out.astype(jnp.float32), share).astype(x.dtype)
-        return total.reshape(x.shape), routing
+def _on_own_tokens(x: Array, chosen: Array, share: Array, gate: Array, up: Array, down: Array) -> Array:
+    """:func:`mixture` on a mesh: each device sorts its own tokens, and has its own part of the width of all experts.
+
+    Left to XLA, every device gathers and multiplies the tokens of all. The parts of the width are summed along
+    `tensor` once a token, not once a choice.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return mixture(x, chosen, share, gate, up, down)
+    split = len(x) % row_devices(mesh) == 0
+    tokens = PartitionSpec(ROW_AXES if split else None, *(["sequence"] if x.ndim == 3 else []))
+    inputs = spec(("experts", "embed", "mlp"), gate.shape, mesh, whole=("fsdp",))
+    outputs = spec(("experts", "mlp", "embed"), down.shape, mesh, whole=("fsdp",))
+
+    def on_own(*arrays: Array) -> Array:
+        total = mixture(*arrays)
+        return jax.lax.psum(total, "tensor") if "tensor" in outputs else total
+
+    specs = tokens, tokens, tokens, inputs, inputs, outputs
+    return jax.shard_map(on_own, mesh=mesh, in_specs=specs, out_specs=tokens)(x, chosen, share, gate, up, down)
+
+
+def mixture(x: Array, chosen: Array, share: Array, gate: Array, up: Array, down: Array) -> Array:
+    """The sum of the chosen experts' outputs.
+
+    Args:
+      x: [..., D].
+      chosen: numbers of the experts of a token, int32 [..., k].
+      share: of each of them in the sum, float32 [..., k].
+      gate, up, down: [E, D, F] twice, [E, F, D].
+    """
+    choices = chosen.reshape(-1, chosen.shape[-1])
+    # Of each choice: its place behind all choices of lower experts, and the token that made it.
+    order = jnp.argsort(choices.ravel(), stable=True)
+    rows = x.reshape(-1, x.shape[-1])[order // choices.shape[-1]]
+    sizes = jnp.bincount(choices.ravel(), length=len(gate)).astype(jnp.int32)
+    hidden = nn.silu(jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
+    out = jax.lax.ragged_dot(hidden, down, sizes)[jnp.argsort(order)].reshape(*choices.shape, -1)
+    total = jnp.einsum("tkd,tk->td", out.astype(jnp.float32), share.reshape(choices.shape))
+    return total.astype(x.dtype).reshape(x.shape)
 
 
 def choose(config: ModelConfig, logits: Array) -> tuple[Array, Array]:
-    """Shares float32 and numbers int32 [T, k] of the likeliest experts, by the router's logits [T, E]."""
+    """Shares float32 and numbers int32 [..., k] of the likeliest experts, by the router's logits [..., E]."""
     share, chosen = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32)), config.experts_per_token)
     if config.renormalized_router:
         share = share / share.sum(axis=-1, keepdims=True)
@@ -70,14 +106,14 @@ def route(config: ModelConfig, logits: Array, chosen: Array, counted: Array) -> 
     """Of one layer: chosen and likely [E], tokens [].
 
     Args:
-      logits: of the router, [T, E].
-      chosen: numbers of the chosen experts, [T, k].
-      counted: int32 [T], as how many tokens a column counts.
+      logits: of the router, [..., E].
+      chosen: numbers of the chosen experts, [..., k].
+      counted: int32 [...], as how many tokens a column counts.
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32))
-    hits = (chosen[..., None] == jnp.arange(config.experts)).sum(axis=1)  # [T, E]
-    often = jnp.sum(hits * counted[:, None], axis=0)
-    likely = jnp.sum(probabilities * counted[:, None], axis=0)
+    hits = (chosen[..., None] == jnp.arange(config.experts)).sum(axis=-2)  # [..., E]
+    of_tokens = tuple(range(counted.ndim))
+    often, likely = (jnp.sum(x * counted[..., None], axis=of_tokens) for x in (hits, probabilities))
     return Routing(often, likely, jnp.sum(counted))
 
 
