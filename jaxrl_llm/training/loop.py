@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl_llm import distributed
@@ -26,7 +25,6 @@ from jaxrl_llm.training.checkpoint import Checkpoints, require_base
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
 from jaxrl_llm.training.learn import Lesson, budget_of, learn, passes_over
 from jaxrl_llm.training.log import RunLog
-from jaxrl_llm.training.offload import to_host_memory
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import (
     Session,
@@ -34,6 +32,7 @@ from jaxrl_llm.training.setup import (
     evaluation_problems,
     first_policy,
     open_session,
+    reference_policy,
     training_problems,
 )
 from jaxrl_llm.training.step import Programs, make_programs
@@ -81,7 +80,7 @@ def _train(
     checkpoints: Checkpoints,
 ) -> None:
     programs = make_programs(settings, session.model, session.critic)
-    reference = _reference(settings, session)
+    reference = reference_policy(settings, session)
     base = hub.fingerprint(session.source)
     state, start = _start(settings, session, programs, stream, log, checkpoints, base)
     prepared = session.prepare(state.policy)
@@ -128,19 +127,6 @@ def _train(
             checkpoints.save(step, state, {"stream": stream.state(), "log": log.position(), "base": base})
         if preempted and not last:
             raise distributed.AgreedError(f"stopped by SIGTERM after step {step}; the same command goes on from there")
-
-
-def _reference(settings: Settings, session: Session) -> Params | None:
-    """The policy that the run starts from, where the algorithm reads it.
-
-    An update donates its state, so a copy is kept; with an adapter that is trained in its place, nothing is donated.
-    """
-    if not needs_reference(settings.algorithm):
-        return None
-    if settings.lora.rank is not None:
-        return session.params
-    reference = jax.tree.map(jnp.copy, session.params)
-    return to_host_memory(reference) if settings.training.offload_reference else reference
 
 
 def _start(

@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxrl_llm import distributed
-from jaxrl_llm.algorithm import needs_critic
+from jaxrl_llm.algorithm import needs_critic, needs_reference
 from jaxrl_llm.data import tokens
 from jaxrl_llm.data.prompts import Problem, Problems, first, load_problems
 from jaxrl_llm.data.templates import encode_prompts, keep_fitting
@@ -20,6 +21,7 @@ from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.sampling.keys import ADAPTER, step_key
 from jaxrl_llm.sharding import make_mesh
 from jaxrl_llm.training import balancing
+from jaxrl_llm.training.offload import to_host_memory
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.types import Critic, Model, Params, join_policy
 
@@ -100,12 +102,25 @@ def first_policy(settings: Settings, session: Session) -> Params:
     return join_policy(lora.init(session.config, settings.lora, key, session.mesh), session.params)
 
 
+def reference_policy(settings: Settings, session: Session) -> Params | None:
+    """The policy that a run starts from, to be scored beside the one that learns; None where the algorithm reads none.
+
+    An update donates the state, so a copy is kept. With an adapter, the base is frozen and is the reference itself.
+    """
+    if not needs_reference(settings.algorithm):
+        return None
+    if settings.lora.rank is not None:
+        return session.params
+    reference = jax.tree.map(jnp.copy, session.params)
+    return to_host_memory(reference) if settings.training.offload_reference else reference
+
+
 def check_trainable(settings: Settings) -> None:
     """Raises ValueError where an optimizer's steps would be lost in parameters of bfloat16, which have 8 bits."""
     if settings.model.param_dtype != "float32" and settings.lora.rank is None:
         raise ValueError(
-            f"model.param_dtype = {settings.model.param_dtype!r} with lora.rank = None: expected float32, or an adapter "
-            "(its parameters are float32): steps of training are smaller than what bfloat16 can hold"
+            f"model.param_dtype = {settings.model.param_dtype!r} with lora.rank = None: expected float32, or an "
+            "adapter, which is float32 itself: steps of training are smaller than what bfloat16 can hold"
         )
 
 
