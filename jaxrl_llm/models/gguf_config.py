@@ -104,10 +104,11 @@ def _refuse_variants(fields: _Fields, architecture: Architecture) -> None:
 def _heads(fields: _Fields, architecture: Architecture) -> dict[str, Any]:
     """What llama.cpp takes for missing fields, where a config.json of the family may mean something else."""
     width, heads, layers = (fields.size(name) for name in ("embedding_length", "attention.head_count", "block_count"))
-    size = fields.get("attention.key_length")
-    if size is None:
-        if width % heads:
-            raise fields.error("attention.head_count", f"and no attention.key_length; {width} is no multiple of it")
+    if fields.get("attention.key_length") is not None:
+        size = fields.size("attention.key_length")
+    elif width % heads:
+        raise fields.error("attention.head_count", f"and no attention.key_length; {width} is no multiple of it")
+    else:
         size = width // heads
     if fields.get("attention.value_length") not in (None, size):
         raise fields.error("attention.value_length", f"is not supported; expected {size}, as attention.key_length")
@@ -120,6 +121,8 @@ def _heads(fields: _Fields, architecture: Architecture) -> dict[str, Any]:
 
 def _rope(fields: _Fields) -> dict[str, Any]:
     theta = fields.get("rope.freq_base")
+    if theta is not None and not (isinstance(theta, float) and 0 < theta < np.inf):
+        raise fields.error("rope.freq_base", "is not supported; expected a number above 0")
     # A file with a factor and no type means a linear one. `rope.scale_linear` is its old name.
     factors = {fields.get(name) for name in ("rope.scaling.factor", "rope.scale_linear")} - {None, 0.0, 1.0}
     if len(factors) > 1:

@@ -74,9 +74,11 @@ def read(path: Path) -> GgufFile:
             else:
                 fields[name] = value
         listed = [_tensor(cursor) for _ in range(tensor_count)]
-    except (ValueError, struct.error) as error:
+    except (ValueError, OverflowError, struct.error) as error:
         raise ValueError(f"{path}: damaged or cut short ({size} bytes), not GGUF: {error}") from error
     alignment = fields.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"{path}: general.alignment = {alignment!r}; expected a whole number of bytes")
     start = -(-cursor.at // alignment) * alignment
     tensors = tuple(dataclasses.replace(tensor, offset=start + tensor.offset) for tensor in listed)
     return GgufFile(path, fields, tuple(lists), tensors, size)

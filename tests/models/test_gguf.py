@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_llm.models import gguf_file, hub
+from jaxrl_llm.models import gguf as gguf_reader
+from jaxrl_llm.models import gguf_file, hub, tensor_files
 from tests.models import tiny
 from tests.models.gguf_files import rope_factors, write, write_case
 
@@ -66,6 +67,25 @@ def test_a_file_cut_short_anywhere_is_refused_by_name(tmp_path):
     for size in [*range(0, 2000, 97), len(whole) // 2, len(whole) - 1000]:
         path.write_bytes(whole[:size])
         refused(path, "cut short")
+
+
+@pytest.mark.parametrize("case", ["qwen3_moe", "gpt2"])
+def test_a_damaged_header_is_refused_by_name_or_says_other_numbers(case, tmp_path):
+    """Never another error: 200 times, one to four bytes of the header are others."""
+    path, rng = write_case(tmp_path / "model.gguf", case), np.random.default_rng(0)
+    whole, refusals = path.read_bytes(), []
+    header = len(whole) - sum(tensor.nbytes for tensor in tiny.hf_tensors(tiny.hf_config(case)).values())
+    for _ in range(200):
+        data = bytearray(whole)
+        for at in rng.integers(24, header, rng.integers(1, 5)):
+            data[at] = (0, 1, 255, int(rng.integers(256)))[rng.integers(4)]
+        path.write_bytes(data)
+        try:
+            config = hub.load_config(path)
+            tensor_files.check(gguf_reader.open_tensors(path, config), config)
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100 and all(str(path) in refusal for refusal in refusals)
 
 
 def test_another_format_is_refused(tmp_path):
