@@ -66,9 +66,12 @@ def _on_own_tokens(x: Array, chosen: Array, share: Array, gate: Array, up: Array
     inputs = spec(("experts", "embed", "mlp"), gate.shape, mesh, whole=("fsdp",))
     outputs = spec(("experts", "mlp", "embed"), down.shape, mesh, whole=("fsdp",))
 
-    def on_own(*arrays: Array) -> Array:
-        total = mixture(*arrays)
-        return jax.lax.psum(total, "tensor") if "tensor" in outputs else total
+    def on_own(x: Array, chosen: Array, share: Array, *kernels: Array) -> Array:
+        if "tensor" not in outputs:
+            return mixture(x, chosen, share, *kernels)
+        # Said here, so that their gradients are summed once a token too.
+        x, share = (jax.lax.pcast(part, "tensor", to="varying") for part in (x, share))
+        return jax.lax.psum(mixture(x, chosen, share, *kernels), "tensor")
 
     specs = tokens, tokens, tokens, inputs, inputs, outputs
     return jax.shard_map(on_own, mesh=mesh, in_specs=specs, out_specs=tokens)(x, chosen, share, gate, up, down)

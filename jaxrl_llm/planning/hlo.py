@@ -16,6 +16,7 @@ import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
+_EXPLICIT_CHANNEL = "1"  # of every collective that a jax.shard_map states
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # every other type ends in its number of bits
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -224,7 +225,8 @@ def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> li
       unknown_trips: of loops whose end the data decide.
     """
     computations = _computations(text)
-    # XLA for TPU writes one collective into every fusion that it runs beside: they share a channel, which no two have.
+    # XLA for TPU writes one collective into every fusion that it runs beside: they share a channel, which no two of
+    # those that it makes itself have.
     sites: dict[str, _Site] = {}
 
     def visit(computation: _Computation, times: float, of_backward: bool) -> None:
@@ -232,7 +234,8 @@ def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> li
             backward = of_backward or name in computation.backward
             if site := _site(name, computation, times, backward, mesh):
                 found = re.search(r"channel_id=(\d+)", line)
-                key = found[1] if found else f"{computation.name}/{name}"
+                shared = found is None or found[1] == _EXPLICIT_CHANNEL
+                key = f"{computation.name}/{name}" if shared else found[1]
                 if key not in sites or site.trips < sites[key].trips:
                     sites[key] = site
                 continue  # what a reduction applies holds no collective

@@ -81,3 +81,16 @@ def test_a_compiled_scan_counts_its_collective_once_a_trip():
     assert all(one.runs == 5 * one.sites for one in found)
     # The products' summands lie along tensor: half of a result of 16 × 16 numbers, twice, is received a trip.
     assert [(one.axes, one.bytes) for one in found if one.kind == "all-reduce"] == [("tensor", 5 * 16 * 16 * 4)]
+
+
+def test_two_sums_that_a_shard_map_states_are_two_though_they_share_a_channel():
+    mesh = make_mesh(MeshSettings(1, 4, 2, 1))
+    spec = PartitionSpec("fsdp", "tensor")
+
+    def body(x, y):
+        return jax.lax.psum(jax.lax.psum(x, "tensor") * y.sum(), "fsdp")
+
+    sums = jax.shard_map(body, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=PartitionSpec())
+    x, y = jax.ShapeDtypeStruct((16, 32), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.float32)
+    text = jax.jit(sums).lower(x, y).compile().as_text() or ""
+    assert {(one.axes, one.sites) for one in census(text, dict(mesh.shape))} == {("tensor", 1), ("fsdp", 1)}
