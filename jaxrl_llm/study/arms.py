@@ -80,7 +80,12 @@ class StudySettings:
         reads = {"arms": ("arms",), "grid": ("grid",), "tricks": ("one_at_a_time", "leave_one_out", "pairs")}
         for key, modes in reads.items():
             if (self.mode in modes) != bool(getattr(self, key)):
-                expected = "what to compare" if self.mode in modes else f"nothing; only {', '.join(modes)} reads it"
+                trick = (
+                    ": names of tricks in the file, or --trick FILE with a trick of your own" if key == "tricks" else ""
+                )
+                expected = (
+                    f"what to compare{trick}" if self.mode in modes else f"nothing; only {', '.join(modes)} reads it"
+                )
                 raise ValueError(f"{key} = {getattr(self, key)!r} with mode = {self.mode!r}: expected {expected}")
         if self.run.evaluation.every == 0:
             raise ValueError("run.evaluation.every = 0: expected evaluations, whose accuracy is what a study compares")

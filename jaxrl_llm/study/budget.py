@@ -11,8 +11,10 @@ from jaxrl_llm.training.settings import Settings
 if TYPE_CHECKING:
     from jaxrl_llm.study.plan import Study
 
-# Standard deviation, over seeds, of the paired difference of two arms' held-out accuracy, where nothing is known yet.
-TYPICAL_SPREAD = 0.05
+# Standard deviation, over seeds, of the paired difference of two arms' held-out accuracy, where nothing is known yet:
+# the median over the comparisons of the committed studies, docs/paper/*_lab.json, that differ at all. An arm that
+# collapses with some seeds varies far more, by 0.12 to 0.18 there.
+TYPICAL_SPREAD = {"final": 0.023, "area": 0.012, "best": 0.018}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Estimate:
       detectable: the smallest difference that the study finds with probability 0.8; None with one seed, or where it
         compares nothing.
       smallest_effect: that matters, as the study says.
+      seeds_needed: that find the smallest effect with probability 0.8; None: over a million, or nothing is compared.
       seconds: of all runs, one after another; None where nobody has said how long one takes.
     """
 
@@ -43,6 +46,7 @@ class Estimate:
     assumed: bool
     detectable: float | None
     smallest_effect: float
+    seeds_needed: int | None
     seconds: float | None = None
 
     def text(self) -> str:
@@ -57,13 +61,18 @@ class Estimate:
             why = "it compares nothing" if self.comparisons == 0 else "one seed: differences without an interval"
             return "\n".join([*lines, f"{why}, and no verdict"])
         origin = "assumed" if self.assumed else "given"
-        lines.append(
-            f"smallest difference that {self.seeds} seeds find with probability 0.8, corrected for {self.comparisons} "
-            f"comparisons: {self.detectable:.3f} in accuracy, if the paired difference of two arms varies by "
-            f"{self.spread:g} from seed to seed ({origin})"
-        )
+        corrected = f"corrected for {self.comparisons} comparisons"
+        varies = f"if the paired difference of two arms varies by {self.spread:g} from seed to seed ({origin})"
+        needed = "over a million" if self.seeds_needed is None else f"{self.seeds_needed}"
+        advice = f"take more seeds ({needed} find smallest_effect = {self.smallest_effect:g})"
+        if self.detectable >= 1:
+            found = f"{self.seeds} seeds find no difference, however large, with probability 0.8"
+            lines.append(f"{found}, {corrected}, {varies}: {advice}")
+            return "\n".join(lines)
+        found = f"smallest difference that {self.seeds} seeds find with probability 0.8"
+        lines.append(f"{found}, {corrected}: {self.detectable:.3f} in accuracy, {varies}")
         if self.detectable > self.smallest_effect:
-            lines.append(f"that is more than smallest_effect = {self.smallest_effect:g}: take more seeds, or accept it")
+            lines.append(f"that is more than a difference that counts: {advice}, or accept it")
         return "\n".join(lines)
 
 
@@ -90,12 +99,21 @@ def _tokens(run: Settings) -> tuple[float, float, float]:
     return float((rows + of_evaluation + greedy) * limit), float(passes * whole), float(run.training.epochs * whole)
 
 
+def _seeds_needed(spread: float, effect: float, comparisons: int) -> int | None:
+    from jaxrl_llm.study.statistics import seeds_needed
+
+    try:
+        return seeds_needed(spread, effect, comparisons) if comparisons else None
+    except ValueError:  # more than it looks for
+        return None
+
+
 def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float | None = None) -> Estimate:
     """What a study costs, and the smallest effect that it could see.
 
     Args:
       spread: standard deviation over seeds of the paired difference of two arms, in accuracy, from an earlier study;
-        None: a typical one.
+        None: the typical one of the study's metric.
       seconds_a_run: from an earlier run; None: no time is said.
 
     Raises:
@@ -113,7 +131,7 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
         sampled, trained = sampled + of_run[0], trained + of_run[2]
         flops += parameters * (2 * (of_run[0] + of_run[1]) + 6 * of_run[2])
     seeds, comparisons = len(study.seeds), len(study.cells) * len(study.comparisons)
-    width = TYPICAL_SPREAD if spread is None else spread
+    width = TYPICAL_SPREAD[study.settings.metric] if spread is None else spread
     runs = len(study.runs) * seeds
     return Estimate(
         runs=runs,
@@ -126,5 +144,6 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
         assumed=spread is None,
         detectable=minimum_detectable(width, seeds, comparisons) if seeds > 1 and comparisons else None,
         smallest_effect=study.settings.smallest_effect,
+        seeds_needed=_seeds_needed(width, study.settings.smallest_effect, comparisons),
         seconds=None if seconds_a_run is None else seconds_a_run * runs,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import pytest
 
 from jaxrl_llm import config as configs
-from jaxrl_llm.study import plan, records
+from jaxrl_llm.study import budget, plan, records
 from jaxrl_llm.study.statistics import minimum_detectable
+from tests.study.evidence import ROOT
 from tests.study.test_records import record
 
 HEAD = """
@@ -137,7 +140,7 @@ def test_a_pair_sets_what_both_tricks_set_and_leaving_one_out_what_the_rest_sets
         ("c.cells = ConfigDict({'x': {'steps': 'many'}})", ["cells.x.steps = 'many'", "an integer"]),
         ("c.cells = ConfigDict({'a b': {}})", ["cells.a b", "a folder"]),
         ("c.tricks = ('clip_higher',)", ["unknown trick 'clip_higher'", "clip_high_0_28"]),
-        ("c.tricks = ()", ["tricks = ()", "what to compare"]),
+        ("c.tricks = ()", ["tricks = ()", "names of tricks in the file, or --trick FILE with a trick of your own"]),
         ("c.tricks = ('overlong_filter', 3)", ["tricks = ('overlong_filter', 3)", "a tuple of names"]),
         ("c.own = ('overlong_filter',)", ["own = ('overlong_filter',)", "a tuple of Trick"]),
         ("c.tricks = ('overlong_filter', 'overlong_filter')", ["two arms have the name overlong_filter"]),
@@ -270,8 +273,30 @@ def test_the_estimate_counts_tokens_and_flops_and_the_effect_that_can_be_seen(tm
     [
         ("c.seeds = 1", "one seed: differences without an interval, and no verdict"),
         ("c.comparisons = ()", "it compares nothing, and no verdict"),
-        ("", "varies by 0.05 from seed to seed (assumed)"),
+        ("", "varies by 0.023 from seed to seed (assumed)"),
+        ("c.metric = 'area'", "varies by 0.012 from seed to seed (assumed)"),
+        ("c.seeds = 9", "more than a difference that counts: take more seeds (18 find smallest_effect = 0.02)"),
+        (
+            "c.cells = ConfigDict({f'c{i}': {'steps': 20 + i} for i in range(4)})",
+            "2 seeds find no difference, however large, with probability 0.8, corrected for 8 comparisons",
+        ),
+        ("c.smallest_effect = 1e-6", "take more seeds (over a million find smallest_effect = 1e-06)"),
     ],
 )
 def test_the_estimate_says_where_no_verdict_is_to_be_had_and_what_is_assumed(tmp_path, body, line):
     assert line in plan.estimate(load(tmp_path, body)).text()
+
+
+def test_the_typical_spread_is_that_of_the_studies_in_this_repository():
+    """The median over their comparisons of the standard deviation over seeds; identical arms are left out."""
+    found: dict[str, list[float]] = {metric: [] for metric in budget.TYPICAL_SPREAD}
+    for path in (ROOT / "docs" / "paper").glob("*_lab.json"):
+        for cell in json.loads(path.read_text())["cells"].values():
+            for row in cell["comparisons"]:
+                ours, theirs = (cell["arms"][row[role]]["per_seed"] for role in ("arm", "reference"))
+                for metric, spreads in found.items():
+                    spreads.append(statistics.stdev(a - b for a, b in zip(ours[metric], theirs[metric], strict=True)))
+    for metric, spreads in found.items():
+        varying = [spread for spread in spreads if spread > 0]
+        assert len(varying) > 20
+        assert statistics.median(varying) == pytest.approx(budget.TYPICAL_SPREAD[metric], abs=0.001)
