@@ -6,6 +6,7 @@ BAND_BYTES, which are cut so that they are neighbours in the file. A shard that 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -54,15 +55,19 @@ def _weight(weight: Weight, source: TensorSource, dtype: np.dtype, place: Shardi
     shape = weight.shape if place is None else place.shard_shape(weight.shape)
     parts = _parts(weight, place)
     size, starts = _bands(weight, shape, BAND_BYTES // (len(parts) * dtype.itemsize))
+    whole = size == shape
     devices = [device for sharers in parts.values() for device in sharers]
-    shards = {} if size == shape else {device: jnp.zeros(shape, dtype, device=device) for device in devices}
+    shards = {} if whole else {device: jnp.zeros(shape, dtype, device=device) for device in devices}
     for start in starts:
         for offset, sharers in parts.items():
             index = tuple(slice(a + b, a + b + n) for a, b, n in zip(offset, start, size, strict=True))
             band = _read(weight, source, dtype, index)
             for device in sharers:
-                whole = size == shape
-                shards[device] = jax.device_put(band, device) if whole else _write(shards[device], band, start)
+                if whole:
+                    shards[device] = jax.device_put(band, device)
+                    continue
+                with contextlib.nullcontext() if device is None else jax.set_mesh(Mesh([device], ("device",))):
+                    shards[device] = _write(shards[device], band, start)  # whatever mesh the caller has set
             del band  # or it would be there while the next is read
         jax.block_until_ready(list(shards.values()))  # or bands would queue up in host memory
     if place is None:

@@ -1,0 +1,129 @@
+"""Host memory and speed of loading a checkpoint: a random one in the shape of Qwen3, in a fresh process each time.
+
+On the CPU backend a device's shard lies in the memory of the process, so that what loading takes beside it is the peak
+of the resident memory, less that of the process before, less the shards. It is compared with the largest tensor of the
+file; the bound is 1.3 times that.
+
+Command: python benchmarks/loading.py [--gb 3] [--folder DIR] [--save]        (minutes; --save also times writing)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GB = 10**9
+# As Qwen3-1.7B, whose embedding is its largest tensor; the number of layers is chosen by the size that is asked for.
+SHAPE = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+
+
+def make(folder: Path, size: float) -> None:
+    """Writes a bfloat16 checkpoint of about ``size`` bytes; its numbers are drawn once and used for every layer."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxrl_llm.models import weights, writer
+    from jaxrl_llm.models.config import from_hf
+
+    def count(layers: int) -> int:
+        return 2 * weights.parameter_count(from_hf(SHAPE | {"num_hidden_layers": layers}, "shape"))
+
+    layers = max(1, round(1 + (size - count(1)) / (count(2) - count(1))))
+    config = from_hf(SHAPE | {"num_hidden_layers": layers}, "shape")
+
+    def random(weight: weights.Weight) -> jax.Array:
+        layer = 0.02 * jax.random.normal(jax.random.key(len(weight.path)), weight.layer_shape, jnp.bfloat16)
+        return jnp.broadcast_to(layer, weight.shape)
+
+    writer.save(config, weights.tree(config, random), folder, dtype="bfloat16")
+
+
+def peak() -> float:
+    """Largest resident memory of this program so far, in bytes; what getrusage says begins with that of its parent."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * float(line.split()[1])
+
+
+def load(folder: str, devices: int, param_dtype: str, save: bool) -> None:
+    """Prints what one process sees, as JSON."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxrl_llm.models import hub, weights
+    from jaxrl_llm.sharding import MeshSettings, make_mesh
+
+    mesh = None if devices == 1 else make_mesh(MeshSettings(data=1, fsdp=devices, tensor=1, sequence=1))
+    jnp.zeros(8).block_until_ready()  # what every process of jax takes
+    hub.load("embedded:tiny", mesh=mesh)
+    before, begun, worked = peak(), time.perf_counter(), time.process_time()
+    policy = hub.load(folder, param_dtype=param_dtype, mesh=mesh)
+    jax.block_until_ready(policy.params)
+    seconds, worked, loaded = time.perf_counter() - begun, time.process_time() - worked, peak()
+    leaves = jax.tree.leaves(policy.params)
+    shards = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)
+    largest = 2 * max(math.prod(weight.layer_shape) for weight in weights.weight_table(policy.config))
+    files = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    found = {
+        "devices": devices,
+        "param_dtype": param_dtype,
+        "shards_gb": shards / GB,
+        "largest_tensor_gb": largest / GB,
+        "beside_gb": (loaded - before - shards) / GB,
+        "share_of_largest": (loaded - before - shards) / largest,
+        "file_gb_per_second": files / GB / seconds,
+        "file_gb_per_core_second": files / GB / worked,
+    }
+    if save:
+        from jaxrl_llm import models
+
+        with tempfile.TemporaryDirectory(dir=Path(folder).parent) as to:
+            begun = time.perf_counter()
+            models.save(policy, to, dtype="bfloat16")
+            found["write_gb_per_second"] = files / GB / (time.perf_counter() - begun)
+            found["save_beside_gb"] = (peak() - loaded) / GB
+    print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in found.items()}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gb", type=float, default=3, help="of the checkpoint, bfloat16")
+    parser.add_argument("--folder", type=Path, help="where it is made, or already lies; a temporary one without it")
+    parser.add_argument("--save", action="store_true", help="write each loaded model again, too")
+    parser.add_argument("--one", nargs=2, metavar=("DEVICES", "DTYPE"), help="load in this process, and nothing else")
+    options = parser.parse_args()
+    if options.one:
+        return load(str(options.folder), int(options.one[0]), options.one[1], options.save)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "model"
+        if not (folder / "config.json").is_file():
+            make(folder, options.gb * GB)
+        for dtype in ("bfloat16", "float32"):
+            for devices in (1, 4):
+                command = [sys.executable, __file__, "--folder", str(folder), "--one", str(devices), dtype]
+                flags = f"--xla_force_host_platform_device_count={devices}"
+                environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+                subprocess.run(command + ["--save"] * options.save, env=environment, check=True)
+
+
+if __name__ == "__main__":
+    main()
