@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from typing import Any
 
 import jax
@@ -10,18 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file
 
+from jaxrl_llm import config, models
 from jaxrl_llm.algorithm import Algorithm
-from jaxrl_llm.models import decoder, writer
+from jaxrl_llm.models import decoder, hub, writer
 from jaxrl_llm.sharding import MeshSettings, make_mesh, shard_rows
-from jaxrl_llm.training import balancing
+from jaxrl_llm.training.export import convert
 from jaxrl_llm.training.layouts import Budget
+from jaxrl_llm.training.loop import train
 from jaxrl_llm.training.packing import pack_batch
 from jaxrl_llm.training.step import init_state
 from jaxrl_llm.training.update import PolicyUpdate
 from jaxrl_llm.types import Rollout, TrainBatch
 from tests import policies
 from tests.models import tiny
+from tests.policies import save_character_model
+from tests.training import tiny_runs
 
 EXPERTS, CHOSEN, ROWS, TOKENS = 6, 2, 8, 6
 CONFIG = dataclasses.replace(
@@ -169,8 +176,47 @@ if tiny.HAVE_TRANSFORMERS:
             np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_model_without_experts_is_refused_by_the_name_of_the_key():
-    balancing.check(0.0, policies.CONFIG)
-    balancing.check(0.1, CONFIG)
+def test_a_run_of_a_model_with_experts_trains_goes_on_and_is_exported(tmp_path):
+    """Two steps in several passes on eight devices; the second once more, from the first's checkpoint."""
+    experts = {"experts": 4, "experts_per_token": 2, "renormalized_router": True, "mlp_width": 16}
+    model, run_dir = (
+        save_character_model(tmp_path / "model", family="qwen3_moe", tied=False, **experts),
+        tmp_path / "run",
+    )
+    keys = tiny_runs.KEYS | {"model.source": model, "run_dir": run_dir, "checkpoint.every": 1}
+    keys |= {"training.balancing_coefficient": 0.1, "training.tokens_per_pass": 64, "training.mini_batches": 1}
+    keys |= {"mesh.fsdp": 4, "mesh.tensor": 2}
+    loaded = config.load(policies.CONFIGS / "lite_ppo.py", [f"{key}={value}" for key, value in keys.items()])
+    settings = config.parse(loaded)
+
+    def weights_of(folder):
+        return {name: np.asarray(x) for name, x in load_file(convert(run_dir, folder) / "model.safetensors").items()}
+
+    train(settings, config=loaded.to_dict())
+    metrics, trained = (run_dir / "metrics.jsonl").read_bytes(), weights_of(tmp_path / "once")
+    for row in map(json.loads, metrics.splitlines()):
+        assert 1.9 < row["balancing_loss"] < 4 and 1 <= row["busiest_expert"] <= 2, "k = 2 if balanced; at most E"
+        assert row["saved/update/rows"] == 0, "rows without advantage have experts to balance"
+    before = load_file(model / "model.safetensors")
+    routers = [name for name in before if name.endswith("mlp.gate.weight")]
+    assert routers and all((trained[name] != before[name]).any() for name in routers)
+    shutil.rmtree(run_dir / "checkpoints" / "2")
+    train(settings, config=loaded.to_dict())
+    assert (run_dir / "metrics.jsonl").read_bytes() == metrics
+    for name, tensor in weights_of(tmp_path / "again").items():
+        np.testing.assert_array_equal(tensor, trained[name], err_msg=name)
+    if tiny.HAVE_TRANSFORMERS:
+        ids = np.arange(12)[None]
+        policy = models.load(str(tmp_path / "once"))
+        expected = tiny.forward(tiny.transformers_model(tmp_path / "once"), ids, np.array([12]))[0].detach().numpy()
+        np.testing.assert_allclose(policy.logits(ids, np.array([12])), expected, atol=1e-4)
+
+
+def test_a_run_that_would_balance_a_dense_model_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
+    model = save_character_model(tmp_path / "model")
+    keys = tiny_runs.KEYS | {"model.source": model, "run_dir": tmp_path / "run", "training.balancing_coefficient": 0.1}
+    loaded = config.load(policies.CONFIGS / "lite_ppo.py", [f"{key}={value}" for key, value in keys.items()])
+    monkeypatch.setattr(hub, "load", None)
     with pytest.raises(ValueError, match=r"training\.balancing_coefficient = 0\.1 .* qwen3, which has no experts"):
-        balancing.check(0.1, policies.CONFIG)
+        train(config.parse(loaded), config=loaded.to_dict())
+    assert not (tmp_path / "run").exists()
