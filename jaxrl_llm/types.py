@@ -241,8 +241,8 @@ class Model(NamedTuple):
         -> (hidden [B, D], cache with ``column`` written). Row b belongs to prompt b // (B // P).
       unembed_prepared: (prepared, hidden [..., D]) -> logits float32 [..., V].
       empty_cache: (rows, width) -> KVCache of zeros.
-      apply_routed: (params, counted [B, S], and the rest as of ``apply``) -> (hidden states, :class:`Routing`). A column
-        counts as many tokens as ``counted`` says, int32. None of a model without experts.
+      apply_routed: (params, counted [B, S], and the rest as of ``apply``) -> (hidden states, :class:`Routing`). A
+        column counts as many tokens as ``counted`` says, int32. None of a model without experts.
     """
 
     init: Callable[..., Any]

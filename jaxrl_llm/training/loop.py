@@ -34,6 +34,7 @@ from jaxrl_llm.training.setup import (
     open_session,
     reference_policy,
     training_problems,
+    with_critic,
 )
 from jaxrl_llm.training.step import Programs, make_programs
 from jaxrl_llm.types import Params, TrainState
@@ -50,7 +51,7 @@ def train(settings: Settings, *, config: dict[str, Any]) -> Path:
     """
     check_trainable(settings)
     with Judge(settings.reward) as judge:
-        session = open_session(settings)
+        session = with_critic(open_session(settings))
         with jax.set_mesh(session.mesh):
             budget_of(settings, session.configs, session.mesh)  # refuses an attention kernel that cannot run here
         problems, dropped = training_problems(settings, session.tokenizer, judge)

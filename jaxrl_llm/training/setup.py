@@ -36,7 +36,8 @@ class Session:
       stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
       critic: None where the algorithm has none.
       critic_config: of its trunk.
-      critic_params: those that a critic of its own checkpoint starts from; None where it starts from the policy's.
+      critic_source: the checkpoint that it starts from; None where it starts from the policy's weights.
+      critic_params: of that checkpoint, see :func:`with_critic`.
     """
 
     mesh: Mesh
@@ -48,6 +49,7 @@ class Session:
     stop_ids: tuple[int, ...]
     critic: Critic | None = None
     critic_config: ModelConfig | None = None
+    critic_source: Path | None = None
     critic_params: Params | None = None
 
     @property
@@ -61,7 +63,7 @@ class Session:
 
 
 def open_session(settings: Settings) -> Session:
-    """Loads tokenizer and models onto the mesh.
+    """Loads tokenizer and model onto the mesh, and judges a critic's checkpoint without loading it.
 
     Raises:
       AgreedError: processes have found different checkpoints, or have different devices.
@@ -87,10 +89,20 @@ def open_session(settings: Settings) -> Session:
     session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer))
     if not needs_critic(settings.algorithm):
         return session
-    critic, params = value_head.functions(critic_config, **options), None
-    if of_critic is not None:
-        params = critic.init(hub.load_params(of_critic, critic_config, mesh=mesh))
-    return dataclasses.replace(session, critic=critic, critic_config=critic_config, critic_params=params)
+    critic = value_head.functions(critic_config, **options)
+    return dataclasses.replace(session, critic=critic, critic_config=critic_config, critic_source=of_critic)
+
+
+def with_critic(session: Session) -> Session:
+    """The session with the parameters of a critic that starts from a checkpoint of its own, which only training needs.
+
+    Raises:
+      FileNotFoundError, ValueError: the checkpoint is damaged.
+    """
+    if session.critic is None or session.critic_config is None or session.critic_source is None:
+        return session
+    loaded = hub.load_params(session.critic_source, session.critic_config, mesh=session.mesh)
+    return dataclasses.replace(session, critic_params=session.critic.init(loaded))
 
 
 def first_policy(settings: Settings, session: Session) -> Params:
