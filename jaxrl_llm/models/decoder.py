@@ -209,7 +209,7 @@ def functions(
             own = jax.tree.map(operator.itemgetter(i), params["layers"])
             if lora is None or adapter is None:
                 return own
-            return adapters.merge_layer(lora, own, jax.tree.map(operator.itemgetter(i), adapter["layers"]))
+            return adapters.merge_layer(lora, own, jax.tree.map(operator.itemgetter(i), adapter["layers"]), dtype)
 
         embedding = params["embed"]["embedding"]
         prepared = {

@@ -123,33 +123,31 @@ def adapter_table(config: ModelConfig, settings: LoraSettings) -> tuple[Adapter,
     """
     rank, targets = settings.rank, settings.targets
     _ = settings.scale  # judges the numbers
-    if not isinstance(rank, int) or not targets:
-        raise ValueError(f"lora: rank = {rank}, targets = {targets!r}: expected a whole number, and {_EXPECTED}")
+    if not isinstance(rank, int):
+        raise ValueError(f"lora.rank = {rank}: expected a whole number")
     matrices = [weight for weight in weight_table(config) if weight.stacked and weight.path[-1] == "kernel"]
-    plain = [weight for weight in matrices if "experts" not in weight.axes]
-    if targets == ALL_LINEAR:
-        return tuple(Adapter(weight, rank) for weight in plain)
-    try:
-        expression = re.compile(targets)
-    except re.error as error:
-        raise ValueError(
-            f"lora.targets = {targets!r} is no regular expression ({error}): expected {_EXPECTED}"
-        ) from error
-    matched = [weight for weight in matrices if expression.fullmatch(_within_layer(weight))]
-    if not matched:
-        known = ", ".join(map(_within_layer, plain))
-        raise ValueError(
-            f"lora.targets = {targets!r} matches no matrix of a layer: expected {_EXPECTED}; these are {known}"
-        )
-    if expert := next((weight for weight in matched if "experts" in weight.axes), None):
-        raise ValueError(
-            f"lora.targets = {targets!r} matches {_within_layer(expert)}: experts and their router have no adapter; "
-            f"expected {_EXPECTED}"
-        )
+    plain = [weight for weight in matrices if not _of_experts(weight)]
+    matched = plain if targets == ALL_LINEAR else [weight for weight in matrices if _means(targets, weight)]
+    wrong = next(filter(_of_experts, matched), None)
+    if wrong is not None or not matched:
+        what = "no matrix" if wrong is None else f"{_within_layer(wrong)}, and experts and their router have no adapter"
+        names = ", ".join(map(_within_layer, plain))
+        raise ValueError(f"lora.targets = {targets!r} means {what}: expected {_EXPECTED}, of {names}")
     return tuple(Adapter(weight, rank) for weight in matched)
 
 
-_EXPECTED = f'"{ALL_LINEAR}", or a regular expression for names such as "self_attn.q_proj"'
+_EXPECTED = f'"{ALL_LINEAR}", or a regular expression for whole names of the modules of a layer'
+
+
+def _means(targets: str | None, weight: Weight) -> bool:
+    try:
+        return re.fullmatch(targets or "", _within_layer(weight)) is not None
+    except re.error as error:
+        raise ValueError(f"lora.targets = {targets!r}: {error}: expected {_EXPECTED}") from error
+
+
+def _of_experts(weight: Weight) -> bool:
+    return "experts" in weight.axes
 
 
 def _within_layer(weight: Weight) -> str:
@@ -246,15 +244,19 @@ def merge(config: ModelConfig, settings: LoraSettings, params: Params) -> Params
         return base
     check(config, settings, adapter)
 
-    def merged(*factors: Array) -> Array:  # a layer at a time: a product in float32 is as large as the weights
-        return jax.lax.map(lambda layer: _merged(settings.scale, *layer), factors)
+    def merged(kernel: Array, *factors: Array) -> Array:  # a layer at a time: float32 may be twice the weights
+        return jax.lax.map(lambda layer: _merged(settings.scale, kernel.dtype, *layer), (kernel, *factors))
 
     return base | {"layers": _with_kernels(base["layers"], adapter["layers"], merged)}
 
 
-def merge_layer(settings: LoraSettings, weights: Params, adapter: Params) -> Params:
-    """As :func:`merge`, of one layer: its weights and its factors, both without the leading axis."""
-    return _with_kernels(weights, adapter, functools.partial(_merged, settings.scale))
+def merge_layer(settings: LoraSettings, weights: Params, adapter: Params, dtype: jnp.dtype) -> Params:
+    """As :func:`merge`, of one layer: its weights and its factors, both without the leading axis.
+
+    Args:
+      dtype: of the merged matrices; of bfloat16 weights, float32 keeps what their own dtype would round away.
+    """
+    return _with_kernels(weights, adapter, functools.partial(_merged, settings.scale, dtype))
 
 
 def _with_kernels(weights: Params, adapter: Params, make: Callable[[Array, Array, Array], Array]) -> Params:
@@ -264,6 +266,6 @@ def _with_kernels(weights: Params, adapter: Params, make: Callable[[Array, Array
     return weights | {name: _with_kernels(weights[name], below, make) for name, below in adapter.items()}
 
 
-def _merged(scale: float, kernel: Array, a: Array, b: Array) -> Array:
-    product = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)  # float32 is less than that on accelerators
-    return (kernel.astype(jnp.float32) + scale * product).astype(kernel.dtype)
+def _merged(scale: float, dtype: jnp.dtype, kernel: Array, a: Array, b: Array) -> Array:
+    product = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)  # accelerators round float32 by default
+    return (kernel.astype(jnp.float32) + scale * product).astype(dtype)

@@ -88,12 +88,15 @@ def test_targets_mean_the_matrices_of_a_layer_by_their_names_in_transformers(cas
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"targets": "q_proj"}, r"lora\.targets = 'q_proj' matches no matrix .* self_attn\.q_proj, .*mlp\.down_proj$"),
-        ({"targets": "lm_head"}, r"lora\.targets = 'lm_head' matches no matrix"),
-        ({"targets": "self_attn.(q"}, r"lora\.targets = 'self_attn\.\(q' is no regular expression"),
-        ({"targets": ""}, "targets = ''"),
+        (
+            {"targets": "q_proj"},
+            r"lora\.targets = 'q_proj' means no matrix: .* of self_attn\.q_proj, .*mlp\.down_proj$",
+        ),
+        ({"targets": "lm_head"}, r"lora\.targets = 'lm_head' means no matrix"),
+        ({"targets": "self_attn.(q"}, r"lora\.targets = 'self_attn\.\(q': missing \)"),
+        ({"targets": ""}, r"lora\.targets = '' means no matrix"),
         ({"rank": 0}, r"lora\.rank = 0: expected a number above 0"),
-        ({"rank": 2.5}, r"rank = 2\.5.*expected a whole number"),
+        ({"rank": 2.5}, r"lora\.rank = 2\.5: expected a whole number"),
         ({"alpha": None}, r"lora\.alpha = None"),
         ({"alpha": -1.0}, r"lora\.alpha = -1\.0: expected a number above 0"),
         ({"rank_stabilized": None}, r"lora\.rank_stabilized = None"),
@@ -154,11 +157,12 @@ def test_the_thin_products_give_what_the_merged_weights_give_forward_and_backwar
     assert_close(gradient, expected_gradient, 1e-4)
 
 
-def test_the_sampling_layout_holds_the_merged_weights_and_nothing_of_the_adapter():
+def test_the_sampling_layout_holds_the_merged_weights_before_their_own_dtype_rounds_them():
     config = config_of("gpt2")
-    policy = base_of(config) | {"lora": adapter_of(config)}
-    found = decoder.functions(config, lora=SETTINGS).prepare(policy)
-    expected = decoder.functions(config).prepare(lora.merge(config, SETTINGS, policy))
+    halves, adapter = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), base_of(config)), adapter_of(config)
+    found = decoder.functions(config, lora=SETTINGS).prepare(halves | {"lora": adapter})
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), halves)
+    expected = decoder.functions(config).prepare(lora.merge(config, SETTINGS, wide | {"lora": adapter}))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
