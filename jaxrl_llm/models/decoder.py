@@ -139,7 +139,7 @@ def functions(
 
     Args:
       config: the architecture.
-      dtype: of the matrix products and the residual stream; parameters, norms, softmax and logits are float32.
+      dtype: of the matrix products and the residual stream; norms, softmax and logits are float32.
       remat: a key of REMAT_POLICIES.
       attention: of ``apply``, see :func:`jaxrl_llm.models.attend.implementation`, which judges it when traced.
       lora: of the adapter that parameters may hold under "lora"; ``init`` makes none, ``apply`` computes it beside the

@@ -21,9 +21,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxrl_llm import sharding
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.weights import Weight, weight_table
-from jaxrl_llm.types import Array, Params
+from jaxrl_llm.types import ADAPTER, Array, Params, split_policy
 
-KEY = "lora"  # of the adapter in a policy's tree
+KEY = ADAPTER  # of the adapter in a policy's tree, and of the collection of variables that holds it
 ALL_LINEAR = "all-linear"
 T = TypeVar("T")
 
@@ -225,7 +225,10 @@ def check(config: ModelConfig, settings: LoraSettings, adapter: Params) -> None:
 
 def split(params: Params) -> tuple[Params, Params | None]:
     """(the tree of the weights, the adapter or None) of a policy's tree."""
-    return {name: part for name, part in params.items() if name != KEY}, params.get(KEY)
+    if KEY not in params:
+        return params, None
+    adapter, base = split_policy(params)
+    return base, adapter
 
 
 def scaled(settings: LoraSettings, adapter: Params) -> Params:
