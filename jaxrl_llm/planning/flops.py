@@ -6,6 +6,7 @@ asks for: every completion once with its prompt, a group's prompt once, and the 
 
 from __future__ import annotations
 
+from jaxrl_llm.models import lora
 from jaxrl_llm.models.attention import BLOCK
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.planning.work import Passes, Work
@@ -58,11 +59,16 @@ def rollout_flops(work: Work) -> float:
 
 
 def forward_flops(work: Work, program: str) -> float:
-    """A forward pass over all layers."""
+    """A forward pass over all layers, without an adapter."""
     passes = work.passes(program)
     return work.config.layers * layer_flops(
         work.config, passes.rows * passes.width, passes.rows * computed_pairs(passes)
     )
+
+
+def adapter_flops(work: Work, tokens: float) -> float:
+    """2 · tokens · parameters of the adapter, forward; those of a rollout are merged into the weights."""
+    return 0.0 if work.lora is None else 2.0 * tokens * lora.count(work.config, work.lora)
 
 
 def logits_flops(work: Work, program: str) -> float:
@@ -72,7 +78,9 @@ def logits_flops(work: Work, program: str) -> float:
 
 
 def score_flops(work: Work) -> float:
-    return work.score_passes * (forward_flops(work, "score") + logits_flops(work, "score"))
+    """Of the policy; a reference has no adapter."""
+    adapter = adapter_flops(work, work.score.rows * work.score.width)
+    return work.score_passes * (forward_flops(work, "score") + logits_flops(work, "score")) + adapter
 
 
 def update_flops(work: Work) -> float:
@@ -80,19 +88,27 @@ def update_flops(work: Work) -> float:
 
     That is: the logits where they are not kept, and of each layer: under "layer" all but the last product of the MLP,
     which nothing reads again; under "dots" the two products of attention, which have a batch axis; under "mlp" those
-    and the MLP but for its last. Of a reference that is scored inside, the layers run once, and the logits once more.
+    and the MLP but for its last, with a router. Of a reference that is scored inside, the layers run once, and the
+    logits once more.
+
+    With an adapter, the backward pass computes no gradient of a weight: of each product with one it is as large as the
+    forward pass. The adapter's own products, which are thin, are counted as computed again under "mlp" and "layer".
     """
     c, passes = work.config, work.passes("update")
     tokens, pairs = passes.rows * passes.width, passes.rows * computed_pairs(passes)
     again = {
         "none": 0.0,
         "dots": layer_flops(c, 0, pairs),
-        "mlp": layer_flops(c, 0, pairs) + 2.0 * (c.mlp_matrices - 1) * tokens * c.width * c.active_mlp_width,
+        "mlp": layer_flops(c, 0, pairs)
+        + 2.0 * tokens * c.width * ((c.mlp_matrices - 1) * c.active_mlp_width + c.experts),
         "layer": layer_flops(c, tokens, pairs) - 2.0 * tokens * c.width * c.active_mlp_width,
     }[work.remat]
     layers, logits = forward_flops(work, "update"), logits_flops(work, "update")
     backward = 2 * layers + c.layers * (_BACKWARD[work.attention] - 2 * _FORWARD) * product_flops(c, pairs)
     total = layers + backward + c.layers * again + logits * (3 if work.chunks("update").kept else 4)
+    if work.lora is not None:
+        total -= c.layers * layer_flops(c, tokens, 0) + logits
+        total += adapter_flops(work, tokens) * (3 if work.remat in ("none", "dots") else 4)
     return total + work.exact_kl * (layers + 2 * logits)
 
 
@@ -104,10 +120,22 @@ def useful_forward_flops(work: Work, passes: Passes) -> float:
     return (c.layers * layer_flops(c, tokens, pairs) + head_flops(c, passes.sequences * width)) / passes.count
 
 
+def useful_update_flops(work: Work) -> float:
+    """Forward and backward, of one of the passes of an update, on average: of a frozen weight no gradient."""
+    passes = work.update
+    update = 3 * useful_forward_flops(work, passes)
+    if work.lora is None:
+        return update
+    c, predicted = work.config, passes.sequences * work.width / passes.count
+    tokens = passes.groups * work.prompt_width / passes.count + predicted
+    frozen = c.layers * layer_flops(c, tokens, 0) + head_flops(c, predicted)
+    return update - frozen + 3 * adapter_flops(work, tokens)
+
+
 def useful_flops(work: Work) -> dict[str, float]:
     """FLOPs of one run of each program that the model itself asks for: what MFU counts."""
     score = work.score_passes * useful_forward_flops(work, work.score)
-    update = 3 * useful_forward_flops(work, work.update)
+    update = useful_update_flops(work)
     return {"rollout": rollout_flops(work), "score": score, "update": update, "apply": 0.0}
 
 

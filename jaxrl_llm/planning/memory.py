@@ -7,7 +7,7 @@ import math
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxrl_llm.models import weights
-from jaxrl_llm.models.weights import Weight
+from jaxrl_llm.models.lora import adapter_table
 from jaxrl_llm.planning.work import FLOAT, Work
 from jaxrl_llm.sharding import spec
 
@@ -16,21 +16,41 @@ def _ways(partition: PartitionSpec, mesh: dict[str, int]) -> int:
     return math.prod(mesh[axis] for axis in partition if isinstance(axis, str))
 
 
-def _split_size(work: Work, weight: Weight, *, whole: tuple[str, ...] = ()) -> float:
-    """Numbers of a weight on one device."""
+def _split_size(work: Work, axes: tuple[str, ...], shape: tuple[int, ...], *, whole: tuple[str, ...] = ()) -> float:
+    """Numbers of an array on one device."""
     mesh = AbstractMesh(tuple(work.mesh.values()), tuple(work.mesh))
-    partition = spec(weight.axes, weight.shape, mesh, whole=whole)
-    return math.prod(weight.shape) / _ways(partition, work.mesh)
+    return math.prod(shape) / _ways(spec(axes, shape, mesh, whole=whole), work.mesh)
+
+
+def _weight_numbers(work: Work) -> float:
+    """Weights of the model on one device."""
+    return sum(_split_size(work, weight.axes, weight.shape) for weight in weights.weight_table(work.config))
+
+
+def _adapter_numbers(work: Work) -> float:
+    """Parameters of the adapter on one device."""
+    table = () if work.lora is None else adapter_table(work.config, work.lora)
+    return sum(_split_size(work, of.axes[factor], of.shapes[factor]) for of in table for factor in of.shapes)
+
+
+def base_bytes(work: Work) -> float:
+    """Weights of the model on one device, trained or frozen; a reference policy has as many."""
+    return work.parameter * _weight_numbers(work)
 
 
 def parameter_bytes(work: Work) -> float:
-    """Parameters on one device; gradients are as large."""
-    return work.parameter * sum(_split_size(work, weight) for weight in weights.weight_table(work.config))
+    """Parameters of the policy on one device: its weights, and its adapter in float32."""
+    return base_bytes(work) + FLOAT * _adapter_numbers(work)
+
+
+def trained_bytes(work: Work) -> float:
+    """Parameters on one device that the optimizer trains; gradients are as large."""
+    return base_bytes(work) if work.lora is None else FLOAT * _adapter_numbers(work)
 
 
 def moment_bytes(work: Work) -> float:
     """One of Adam's two moments on one device."""
-    return parameter_bytes(work) / work.parameter * work.moment
+    return work.moment * (_weight_numbers(work) if work.lora is None else _adapter_numbers(work))
 
 
 def sampling_bytes(work: Work) -> float:
@@ -38,7 +58,7 @@ def sampling_bytes(work: Work) -> float:
     table = weights.weight_table(work.config)
     total = 0.0
     for weight in table:
-        size = _split_size(work, weight, whole=("fsdp",))
+        size = _split_size(work, weight.axes, weight.shape, whole=("fsdp",))
         total += size * (work.parameter if weight.of_norm else work.number)
         if weight.path[0] == "embed" and work.config.tied:
             total += size * work.number
@@ -46,11 +66,12 @@ def sampling_bytes(work: Work) -> float:
 
 
 def held_parameters(work: Work, program: str) -> float:
-    """Parameters on one device while a program runs: the reference may lie on the hosts where it is not read."""
+    """Parameters on one device while a program runs: the reference may lie on the hosts where it is not read, and is
+    the frozen base where there is an adapter."""
     reads = program == "score" or (program == "update" and work.exact_kl)
-    reference = work.reference and (reads or not work.offload_reference)
+    reference = work.reference and work.lora is None and (reads or not work.offload_reference)
     layout = sampling_bytes(work) if program == "rollout" else 0.0
-    return parameter_bytes(work) * (1 + reference) + layout
+    return parameter_bytes(work) + reference * base_bytes(work) + layout
 
 
 def rollout_ways(work: Work) -> int:
@@ -110,7 +131,7 @@ def _head(work: Work, size: int) -> float:
 
 def gradient_bytes(work: Work) -> float:
     """Gradients of a step while a pass computes its own: the sum is there too where there are several."""
-    return parameter_bytes(work) * (1 if work.update.count == 1 else 2)
+    return trained_bytes(work) * (1 if work.update.count == 1 else 2)
 
 
 def activation_bytes(work: Work, program: str) -> float:
@@ -126,7 +147,7 @@ def activation_bytes(work: Work, program: str) -> float:
         return max(work.prompts / ways * work.prompt_width * of_token, logits)
     if program == "apply":
         on_the_way = 4 * moment_bytes(work) if work.offload else 0.0  # moments, the old beside the new
-        return parameter_bytes(work) + on_the_way  # the gradients
+        return trained_bytes(work) + on_the_way  # the gradients
     tokens, chunks = tokens_on_device(work, program), work.chunks(program)
     logits = work.passes(program).rows / work.row_ways * chunks.columns * c.vocab_size / tensor * FLOAT
     residual = tokens * c.width * work.number

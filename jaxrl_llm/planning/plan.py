@@ -22,6 +22,7 @@ from jaxrl_llm.planning.programs import PROGRAMS, Abstract
 from jaxrl_llm.planning.work import Work, meshes, work_of
 from jaxrl_llm.sharding import MeshSettings, mesh_shape
 from jaxrl_llm.training.settings import Settings
+from jaxrl_llm.training.setup import check_trainable
 
 UPDATE = ("update", "apply")  # programs of an optimizer step
 Overlap = Literal["all", "none"]  # of computing, memory and network: what a time assumes
@@ -34,7 +35,8 @@ class Memory:
     """Bytes on one device while a program runs, also those that it does not touch.
 
     Attributes:
-      parameters: float32, of policy and reference; of the rollout also the sampling layout.
+      parameters: of policy and reference; of the rollout also the sampling layout. With an adapter: its own, and those
+        of the frozen base, which is the reference too.
       optimizer: Adam's two moments, where they do not lie on the hosts.
       cache: of the rollout.
       activations: the rest: activations, gradients, gathered weights, the batch, code.
@@ -199,12 +201,13 @@ def _program(name: str, work: Work, topology: Topology, compiled: Compiled | Non
 
 def _beside(name: str, work: Work, compiled: Compiled) -> float:
     """Bytes beside parameters and optimizer: of those, a program's arguments hold only what it reads."""
-    parameters, moments = memory.parameter_bytes(work), 0.0 if work.offload else 2 * memory.moment_bytes(work)
+    parameters, base = memory.parameter_bytes(work), memory.base_bytes(work)
+    moments = 0.0 if work.offload else 2 * memory.moment_bytes(work)
     read = {
         "rollout": memory.sampling_bytes(work),
-        "score": work.score_passes * parameters,
-        "update": (1 + work.exact_kl) * parameters,
-        "apply": parameters + moments,
+        "score": parameters + (work.score_passes - 1) * base,
+        "update": parameters + work.exact_kl * base,
+        "apply": memory.trained_bytes(work) + moments,
     }[name]
     if compiled.arguments is None:
         return compiled.others - read
@@ -232,8 +235,10 @@ def make_plan(
       quick, say: see `compiler.compile_programs`.
 
     Raises:
-      ImportError, ValueError: as `compiler.topology_mesh` says; an algorithm with a critic, or a price below 0.
+      ImportError, ValueError: as `compiler.topology_mesh` and `check_trainable` say; an algorithm with a critic, or a
+        price below 0.
     """
+    check_trainable(settings)
     if needs_critic(settings.algorithm):
         raise ValueError("algorithm.baseline = 'critic': plans know no critic yet; expected a config without one")
     if price is not None and price < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxrl_llm.algorithm import initial_controls, needs_exact_kl, needs_greedy, needs_sum_pi_squared
-from jaxrl_llm.models import decoder, weights
+from jaxrl_llm.models import decoder, lora, weights
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.planning.work import Work, work_of
 from jaxrl_llm.sampling.generate import generate
@@ -21,7 +22,7 @@ from jaxrl_llm.training.packing import Packing
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.step import Programs, make_programs
 from jaxrl_llm.training.update import places_of
-from jaxrl_llm.types import Model, Params, Rollout, TrainState
+from jaxrl_llm.types import Model, Params, Rollout, TrainState, join_policy, split_policy
 
 # One run of "update" is the gradient of one pass; "apply" is the optimizer's step over the sum of those of a step.
 PROGRAMS = ("rollout", "score", "update", "apply")
@@ -42,15 +43,28 @@ class Abstract:
         self.work: Work = work_of(settings, config, tuple(mesh.shape.values()), platform=mesh.devices.flat[0].platform)
         dtype = jnp.dtype(settings.model.dtype)
         self.model: Model = decoder.functions(
-            config, dtype=dtype, remat=settings.model.remat, attention=settings.model.attention
+            config,
+            dtype=dtype,
+            remat=settings.model.remat,
+            attention=settings.model.attention,
+            lora=settings.lora,
         )
         self.programs: Programs = make_programs(settings, self.model, None)
-        self.params: Params = _placed(
-            weights.abstract_params(config, jnp.dtype(settings.model.param_dtype)), weights.shardings(config, mesh)
-        )
-        prepared = jax.eval_shape(self.model.prepare, self.params)
+        self.policy: Params = self._policy()
+        self.params, self.frozen = split_policy(self.policy)
+        self.reference: Params = self.frozen or self.params
+        prepared = jax.eval_shape(self.model.prepare, self.policy)
         self.prepared: Params = _placed(prepared, decoder.prepared_shardings(config, mesh))
         self.state: TrainState = self._state()
+
+    def _policy(self) -> Params:
+        settings, config, mesh = self.settings, self.config, self.mesh
+        base = weights.abstract_params(config, jnp.dtype(settings.model.param_dtype))
+        base = _placed(base, weights.shardings(config, mesh))
+        if self.work.lora is None:
+            return base
+        adapter = lora.abstract(config, self.work.lora)
+        return join_policy(_placed(adapter, lora.shardings(config, self.work.lora, mesh)), base)
 
     def whole(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(self.mesh))
@@ -87,7 +101,7 @@ class Abstract:
         )
         controls = jax.eval_shape(lambda: initial_controls(self.settings.algorithm))
         controls = jax.tree.map(lambda x: self.whole(x.shape, x.dtype), controls)
-        return TrainState(self.whole((), jnp.int32), self.params, {}, opt_state, controls, {}, {})
+        return TrainState(self.whole((), jnp.int32), self.params, self.frozen, opt_state, controls, {}, {})
 
     def batch(self) -> Any:
         """Of one optimizer step, with the arrays that the algorithm asks for."""
@@ -109,7 +123,7 @@ class Abstract:
         """The arguments of the scoring program."""
         algorithm = self.settings.algorithm
         exact = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
-        return self.params, self.rollout(), self.packing("score"), self.params if exact else None
+        return self.policy, self.rollout(), self.packing("score"), self.reference if exact else None
 
 
 def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
@@ -137,7 +151,8 @@ def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
     if name == "score":
         return programs.score.program.trace(*abstract.scored())
     if name == "apply":
-        return programs.update.apply.trace(state, abstract.params, places_of(state))
+        moving = dataclasses.replace(state, frozen={})
+        return programs.update.apply.trace(moving, abstract.params, places_of(moving))
     work, places = abstract.work, places_of(abstract.params)
     sums = abstract.params if work.update.count > 1 else None  # gradients lie as their parameters
     routing = None
@@ -146,7 +161,7 @@ def trace(name: str, abstract: Abstract, *, stops: int = 1) -> Any:
         routing = jax.tree.map(
             lambda x: abstract.whole(x.shape, x.dtype), jax.eval_shape(programs.update.route.program, *of_pass)
         )
-    others = state.frozen, state.step, state.controls, abstract.params if work.exact_kl else None, routing
+    others = state.frozen, state.step, state.controls, abstract.reference if work.exact_kl else None, routing
     return programs.update.gradients.program.trace(
         sums, abstract.params, abstract.batch(), abstract.packing("update"), places, *others
     )

@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxrl_llm.models import weights
+from jaxrl_llm.models import lora, weights
 from jaxrl_llm.planning.memory import (
     cache_bytes,
     layer_numbers,
     moment_bytes,
-    parameter_bytes,
     rollout_ways,
     sampling_bytes,
     score_numbers,
     tokens_on_device,
+    trained_bytes,
 )
 from jaxrl_llm.planning.work import FLOAT, Work
 
@@ -43,15 +43,15 @@ def memory_traffic(work: Work, program: str) -> float:
     if program == "rollout":
         steps = ((steps, weights_read + cache_bytes(work, width)) for steps, width in work.phases)
         return weights_read + sum(count * size for count, size in steps)
-    parameters = parameter_bytes(work)
+    trained = trained_bytes(work)
     if program == "apply":  # reads parameters, gradients and moments, writes all but the gradients
-        return 3 * parameters + 4 * moment_bytes(work)
+        return 3 * trained + 4 * moment_bytes(work)
     layers, logits = _layers_traffic(work, program), _logits_traffic(work, program)
     if program == "score":
         return work.score_passes * (weights_read + layers + logits)
     again = work.remat in ("layer", "mlp")  # "dots" keeps what the products make
     traversals = 3 + again + work.exact_kl  # a backward pass makes and reads twice what a forward pass does
-    gradients = parameters * (3 if work.update.count > 1 else 1)
+    gradients = trained * (3 if work.update.count > 1 else 1)
     logits *= 3 + (not work.chunks(program).kept)
     return weights_read * (2 + again + work.exact_kl) + traversals * layers + logits + gradients
 
@@ -87,10 +87,12 @@ def network_traffic(work: Work, program: str) -> dict[str, float]:
     again = work.remat != "none"
     traversals = 2 + work.exact_kl  # the backward pass gathers once, also what it computes again
     gathers = (traversals * layers + (1 + work.exact_kl) * head) * number
-    reductions = layers * number + head * FLOAT
+    reductions = layers * number + head * FLOAT  # of gradients
+    if work.lora is not None:
+        reductions = lora.count(c, work.lora) / mesh["tensor"] * number
     forwards = 2 + work.exact_kl + (work.remat == "layer")
     return {
-        "data": 2 * share("data") * parameter_bytes(work),
+        "data": 2 * share("data") * trained_bytes(work),
         "fsdp": share("fsdp") * (gathers + reductions),
         "tensor": sums(tokens) * forwards,
         "sequence": exchanged * (2 + work.exact_kl + again),

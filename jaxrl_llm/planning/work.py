@@ -18,6 +18,7 @@ import numpy as np
 from jaxrl_llm.algorithm import needs_choice, needs_exact_kl, needs_reference, needs_sum_pi_squared
 from jaxrl_llm.models.attend import implementation
 from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.sampling.generate import cache_widths
 from jaxrl_llm.sharding import MESH_AXES, ROW_AXES
 from jaxrl_llm.training import balancing
@@ -73,7 +74,8 @@ class Work:
     Attributes:
       config: the architecture.
       number: bytes of the compute dtype.
-      parameter: bytes of a parameter, and of its gradient.
+      parameter: bytes of a weight of the model, and of its gradient.
+      lora: of the adapter that is trained in place of the weights, or None.
       moment: bytes of a number of Adam's moments.
       offload: whether the moments lie on the hosts between updates.
       remat: see ``decoder.REMAT_POLICIES``.
@@ -97,6 +99,7 @@ class Work:
     config: ModelConfig
     number: int
     parameter: int
+    lora: LoraSettings | None
     moment: int
     offload: bool
     remat: str
@@ -196,6 +199,7 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
         config=config,
         number=2 if settings.model.dtype == "bfloat16" else 4,
         parameter=2 if settings.model.param_dtype == "bfloat16" else 4,
+        lora=None if settings.lora.rank is None else settings.lora,
         moment=2 if settings.optimizer.state_dtype == "bfloat16" else 4,
         offload=settings.optimizer.offload,
         remat=settings.model.remat,

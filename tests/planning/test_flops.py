@@ -64,6 +64,29 @@ def test_an_update_is_three_forward_passes_and_what_it_computes_again(remat, ove
     assert found == flops.update_flops(work)
 
 
+LORA = ["lora.rank=3", "lora.alpha=6", "lora.targets=all-linear", "lora.rank_stabilized=False"]
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_an_update_of_an_adapter_computes_no_gradient_of_a_weight(remat):
+    found, work = counted("update", setting("lite_ppo", f"model.remat={remat}", *LORA))
+    # what "mlp" and "layer" compute again of the adapter's thin products is counted as all of them
+    assert found == pytest.approx(flops.update_flops(work), rel=0 if remat in ("none", "dots") else 0.02)
+    assert flops.useful_flops(work)["update"] < found < flops.update_flops(dataclasses.replace(work, lora=None))
+
+
+def test_scoring_with_an_adapter_adds_its_two_products():
+    found, work = counted("score", setting("lite_ppo", *LORA))
+    assert found == flops.score_flops(work) > flops.score_flops(dataclasses.replace(work, lora=None))
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_experts_count_as_often_as_they_are_chosen(remat):
+    found, work = counted("update", setting("lite_ppo", f"model.remat={remat}"), "qwen3_moe")
+    assert (work.config.active_mlp_width, work.config.mlp_width) == (3 * 24, 24)
+    assert found == flops.update_flops(work)
+
+
 def test_lanes_share_a_prompt_and_attend_to_blocks():
     """Two lanes of 150 columns behind 6: blocks of queries end at columns 128 and 150."""
     wide = ["sampling.max_tokens=150", "data.prompts_per_step=2", "training.mini_batches=1"]
@@ -105,6 +128,14 @@ def test_tokens_that_are_chosen_among_all_passes_are_scored_once_more():
     of = work_of(setting("lite_ppo", *chosen), from_hf(CASES["qwen3"], "qwen3"), (1, 1, 1, 1), platform="cpu")
     assert of.before == 1 and of.update.count > 1
     assert of.runs("score") == of.runs("update") == of.updates * of.update.count
+
+
+def test_experts_that_are_balanced_are_counted_before_and_the_gradient_is_traced_with_what_was_found():
+    balanced = setting("lite_ppo", "training.balancing_coefficient=0.1", "training.tokens_per_pass=80")
+    found, work = counted("update", balanced, "qwen3_moe")
+    assert (work.before, found) == (1, flops.update_flops(work)) and work.update.count > 1
+    with pytest.raises(ValueError, match=r"training\.balancing_coefficient = 0\.1 .* qwen3, which has no experts"):
+        work_of(balanced, from_hf(CASES["qwen3"], "qwen3"), (1, 1, 1, 1), platform="cpu")
 
 
 def test_the_optimizer_has_no_products():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrl_llm.models import decoder, weights
+from jaxrl_llm.models import decoder, lora, weights
 from jaxrl_llm.models.config import from_hf
 from jaxrl_llm.planning import memory, traffic
 from jaxrl_llm.planning.models import PUBLIC, architecture
@@ -18,7 +18,7 @@ from jaxrl_llm.planning.work import Work, meshes, work_of
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from tests.models.public import CONFIGS as PUBLISHED
 from tests.models.tiny import CASES
-from tests.planning.test_flops import setting
+from tests.planning.test_flops import LORA, setting
 
 MESHES = [(1, 8, 1, 1), (2, 2, 2, 1), (1, 1, 8, 1), (1, 2, 2, 2)]
 
@@ -104,6 +104,23 @@ def test_a_reference_on_the_hosts_is_held_while_it_is_read():
     held = {name: memory.held_parameters(here, name) - memory.held_parameters(there, name) for name in PROGRAMS}
     one = memory.parameter_bytes(here)
     assert held == {"rollout": one, "score": 0, "update": one, "apply": one}
+
+
+def test_an_adapter_has_the_only_gradients_and_moments_and_its_base_is_the_reference():
+    kl = ["algorithm.kl_placement=loss", "algorithm.kl_estimator=k3", "algorithm.kl_coefficient=0.1"]
+    settings = setting("lite_ppo", *kl, *LORA, "model.param_dtype=bfloat16")
+    mesh, config = make_mesh(MeshSettings(1, 4, 2, 1)), from_hf(CASES["qwen3"], "qwen3")
+    of = work((1, 4, 2, 1), *kl, *LORA, "model.param_dtype=bfloat16")
+    adapter = on_a_device(lora.abstract(config, settings.lora), lora.shardings(config, settings.lora, mesh))
+    base = on_a_device(weights.abstract_params(config, jnp.bfloat16), weights.shardings(config, mesh))
+    assert memory.trained_bytes(of) == memory.moment_bytes(of) == adapter
+    assert memory.held_parameters(of, "update") == memory.held_parameters(of, "score") == base + adapter
+    assert memory.activation_bytes(of, "apply") == adapter
+    whole = work((1, 4, 2, 1), *kl)
+    for program in ("update", "apply"):
+        assert memory.activation_bytes(of, program) < memory.activation_bytes(whole, program)
+        assert traffic.memory_traffic(of, program) < traffic.memory_traffic(whole, program)
+    assert traffic.network_traffic(of, "update")["fsdp"] < traffic.network_traffic(whole, "update")["fsdp"]
 
 
 def test_passes_hold_every_completion_once_at_full_width():

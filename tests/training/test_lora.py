@@ -164,6 +164,7 @@ def test_the_reference_is_the_base_itself_and_at_the_start_the_policy():
     batch, passes = batch_and_passes()
     settings, before = settings_of(), live_bytes()
     reference = reference_policy(settings, session)
+    assert reference is not None and reference is session.params
     state = init_state(first_policy(settings, session), OPTIMIZER, ALGORITHM)
     of_policy, of_reference = (SCORER(params, batch, passes).logprobs for params in (state.policy, reference))
     np.testing.assert_array_equal(of_policy, of_reference)  # the KL is 0, not nearly 0
@@ -202,8 +203,8 @@ def test_a_checkpoint_is_as_large_as_the_adapter_and_comes_back_beside_the_base_
         return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.ndim else x, tree)
 
     base, written = policies.params(), {}
-    states = {"full": base, "lora": join_policy(adapter(), base)}
-    for name, policy in states.items():
+    states: dict[str, TrainState] = {}
+    for name, policy in (("full", base), ("lora", join_policy(adapter(), base))):
         state = init_state(policy, OPTIMIZER, ALGORITHM)
         state = states[name] = dataclasses.replace(state, opt_state=noise(state.opt_state))
         with Checkpoints(tmp_path / name) as checkpoints:
@@ -213,7 +214,7 @@ def test_a_checkpoint_is_as_large_as_the_adapter_and_comes_back_beside_the_base_
     assert arrays["lora"] < arrays["full"] / 10
     # what is beside the arrays, names and shapes, is the same twice; random mantissas shrink by some percent
     assert written["full"] - written["lora"] == pytest.approx(arrays["full"] - arrays["lora"], rel=0.15)
-    state: Any = states["lora"]
+    state = states["lora"]
     other = dataclasses.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
     with Checkpoints(tmp_path / "lora", read_only=True) as checkpoints:
         restored, _ = checkpoints.restore(1, other)
