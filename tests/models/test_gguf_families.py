@@ -68,6 +68,21 @@ def test_packed_experts_and_packed_transposed_matrices_are_read_within_half_a_st
     )
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_part_of_a_tensor_is_that_part_of_the_whole(name, tmp_path):
+    """Also within a head, whose rows are in another order, across transposed rows, and of packed rows."""
+    case, changes = CASES[name]
+    hf = tiny.hf_config(case, **changes)
+    path = write(tmp_path / "model.gguf", hf, tiny.hf_tensors(hf), quantized=True)
+    source = gguf.open_tensors(path, gguf.load_config(path))
+    for key, shape in source.shapes.items():
+        whole = source.read(key, (slice(None),) * len(shape))
+        assert whole.shape == shape
+        for part in [(slice(shape[0] // 3, shape[0] - 1),), (slice(1, 2), slice(5, 9)), (slice(None), slice(7, 11))]:
+            index = (*part, *(slice(None),) * (len(shape) - len(part)))[: len(shape)]
+            np.testing.assert_array_equal(source.read(key, index), whole[index])
+
+
 if tiny.HAVE_TRANSFORMERS:
 
     @pytest.mark.parametrize(
