@@ -18,6 +18,7 @@ from jaxrl_llm.models import lora as adapters
 from jaxrl_llm.models import weights
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attention import soft_cap
+from jaxrl_llm.models.experts import GROUPED
 from jaxrl_llm.models.gather import GATHERED, gather_layer
 from jaxrl_llm.models.kinds import layer_kinds, stacked_kinds
 from jaxrl_llm.models.layers import PROJECTED, Layer, norm
@@ -33,7 +34,10 @@ REMAT_POLICIES = {
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
     "mlp": jax.checkpoint_policies.save_only_these_names(PROJECTED),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(GROUPED),
+    ),
 }
 
 

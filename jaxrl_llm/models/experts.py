@@ -5,12 +5,14 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.sharding import ROW_AXES, row_devices, spec
 from jaxrl_llm.types import Array, Routing
 
+GROUPED = "grouped products of experts"  # the name of their results, for what the backward pass keeps
 _EXPERTS_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=(0,))
 
 
@@ -91,10 +93,14 @@ def mixture(x: Array, chosen: Array, share: Array, gate: Array, up: Array, down:
     order = jnp.argsort(choices.ravel(), stable=True)
     rows = x.reshape(-1, x.shape[-1])[order // choices.shape[-1]]
     sizes = jnp.bincount(choices.ravel(), length=len(gate)).astype(jnp.int32)
-    hidden = nn.silu(jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
-    out = jax.lax.ragged_dot(hidden, down, sizes)[jnp.argsort(order)].reshape(*choices.shape, -1)
-    total = jnp.einsum("tkd,tk->td", out.astype(jnp.float32), share.reshape(choices.shape))
-    return total.astype(x.dtype).reshape(x.shape)
+
+    def grouped(rows: Array, kernel: Array) -> Array:
+        return checkpoint_name(jax.lax.ragged_dot(rows, kernel, sizes), GROUPED)
+
+    # The shares go in before the last product, whose result, the largest of all, the backward pass then does not read.
+    hidden = nn.silu(grouped(rows, gate)) * grouped(rows, up) * share.reshape(-1, 1)[order]
+    out = grouped(hidden.astype(x.dtype), down)[jnp.argsort(order)].reshape(*choices.shape, -1)
+    return jnp.sum(out.astype(jnp.float32), axis=1).astype(x.dtype).reshape(x.shape)
 
 
 def choose(config: ModelConfig, logits: Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ import jax
 
 
 def product_flops(jaxpr: Any, trips: Iterator[int]) -> float:
-    """2 · (entries of the result) · (entries that each sums over), of every `dot_general`, as often as it runs.
+    """2 · (entries of the result) · (entries that each sums over), of every product, as often as it runs.
 
     Args:
       trips: of the while loops, in their order.
@@ -22,6 +22,9 @@ def product_flops(jaxpr: Any, trips: Iterator[int]) -> float:
             shape = equation.invars[0].aval.shape
             total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
             continue
+        if equation.primitive.name == "ragged_dot_general":
+            total += 2.0 * _ragged_terms(equation)
+            continue
         times = 1
         if equation.primitive.name == "while":
             times = next(trips)
@@ -31,6 +34,16 @@ def product_flops(jaxpr: Any, trips: Iterator[int]) -> float:
             if _is_jaxpr(inner):
                 total += times * product_flops(getattr(inner, "jaxpr", inner), trips)
     return total
+
+
+def _ragged_terms(equation: Any) -> float:
+    """Each row of the ragged side meets one group's matrix, whether the groups share the result or cut the sum."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    rows, summed = equation.invars[0].aval.shape, math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    (ragged,) = numbers.lhs_ragged_dimensions
+    result = equation.outvars[0].aval
+    return rows[ragged] * result.size / result.shape[0] if ragged in contracted else result.size * summed
 
 
 def _is_jaxpr(value: Any) -> bool:
