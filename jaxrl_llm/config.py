@@ -177,7 +177,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "not empty",
         bool,
-        "run_dir model.source model.critic_source data.source data.source_key evaluation.source evaluation.source_key",
+        "run_dir model.source model.critic_source lora.targets data.source data.source_key evaluation.source "
+        "evaluation.source_key",
     ),
 )
 

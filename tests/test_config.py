@@ -15,6 +15,7 @@ from jaxrl_llm.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "configs" / "base.py"
+LORA = ["lora.rank=8", "lora.alpha=16", "lora.targets=all-linear", "lora.rank_stabilized=False"]
 
 
 def settings(*overrides: str, file: Path = BASE) -> Settings:
@@ -240,6 +241,14 @@ def test_a_loaded_config_is_locked_and_survives_a_round_trip_through_json():
         (["optimizer.clip_norm=0"], ["optimizer.clip_norm = 0.0", "above 0"]),
         (["optimizer.beta2=1"], ["optimizer.beta2 = 1.0", "below 1"]),
         (["training.offload_reference=True"], ["offload_reference = True", "kl_placement = 'none'"]),
+        (["lora.rank=8"], ["lora.alpha = None with lora.rank = 8", "all keys of lora, or none"]),
+        (["lora.rank=0"], ["lora.rank = 0", "at least 1"]),
+        ([*LORA, "lora.alpha=0"], ["lora.alpha = 0.0", "above 0"]),
+        ([*LORA, "lora.targets="], ["lora.targets = ''", "not empty"]),
+        (
+            [*LORA, "training.offload_reference=True"],
+            ["offload_reference = True with lora.rank = 8", "the policy without its adapter"],
+        ),
         (["model.critic_source=x"], ["critic_source = 'x'", "baseline = 'none'", "expected critic"]),
         (["checkpoint.keep=0"], ["checkpoint.keep = 0", "at least 1"]),
         (["log.rollouts_every=-1"], ["log.rollouts_every = -1", "0 or more"]),

@@ -1,4 +1,4 @@
-"""What cannot run is refused before the run claims its folder: another machine's kernel, a critic that does not fit."""
+"""What cannot run is refused before the run claims its folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from jaxrl_llm import config
 from jaxrl_llm.training.loop import train
 from tests.policies import CONFIGS, save_character_model
 
+LORA = ["lora.rank=2", "lora.alpha=4", "lora.rank_stabilized=False"]
 
-def test_an_attention_kernel_of_another_machine_leaves_no_folder(tmp_path: Path):
-    changes = ["model.attention=splash", f"run_dir={tmp_path / 'run'}"]
-    loaded = config.load(CONFIGS / "quickstart.py", changes)
-    with pytest.raises(ValueError, match=r"model\.attention = 'splash' .* on cpu"):
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.attention=splash"], r"model\.attention = 'splash' .* on cpu"),
+        (["model.param_dtype=bfloat16"], r"param_dtype = 'bfloat16' with lora\.rank = None: expected float32"),
+        ([*LORA, r"lora.targets=self_attn\.qkv"], r"lora\.targets = .* no matrix.* self_attn\.q_proj"),
+    ],
+    ids=["another machine's kernel", "rounded parameters", "an adapter of nothing"],
+)
+def test_a_run_that_the_machine_or_the_model_cannot_do_leaves_no_folder(tmp_path: Path, changes, message):
+    loaded = config.load(CONFIGS / "quickstart.py", [*changes, f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ValueError, match=message):
         train(config.parse(loaded), config=loaded.to_dict())
     assert not (tmp_path / "run").exists()
 
