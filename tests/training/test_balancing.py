@@ -185,7 +185,7 @@ def test_a_run_of_a_model_with_experts_trains_goes_on_and_is_exported(tmp_path):
     )
     keys = tiny_runs.KEYS | {"model.source": model, "run_dir": run_dir, "checkpoint.every": 1}
     keys |= {"training.balancing_coefficient": 0.1, "training.tokens_per_pass": 64, "training.mini_batches": 1}
-    keys |= {"mesh.fsdp": 4, "mesh.tensor": 2}
+    keys |= {"mesh.fsdp": 4, "mesh.tensor": 2, "sampling.max_tokens": 8}
     loaded = config.load(policies.CONFIGS / "lite_ppo.py", [f"{key}={value}" for key, value in keys.items()])
     settings = config.parse(loaded)
 
@@ -206,10 +206,10 @@ def test_a_run_of_a_model_with_experts_trains_goes_on_and_is_exported(tmp_path):
     for name, tensor in weights_of(tmp_path / "again").items():
         np.testing.assert_array_equal(tensor, trained[name], err_msg=name)
     if tiny.HAVE_TRANSFORMERS:
-        ids = np.arange(12)[None]
-        policy = models.load(str(tmp_path / "once"))
-        expected = tiny.forward(tiny.transformers_model(tmp_path / "once"), ids, np.array([12]))[0].detach().numpy()
-        np.testing.assert_allclose(policy.logits(ids, np.array([12])), expected, atol=1e-4)
+        ids, lengths = np.arange(12)[None], np.array([12])
+        found = models.load(str(tmp_path / "once")).logits(jnp.asarray(ids), jnp.asarray(lengths))
+        expected = tiny.forward(tiny.transformers_model(tmp_path / "once"), ids, lengths)[0].detach().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_a_run_that_would_balance_a_dense_model_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
