@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         lanes: int = 1,
         segments_per_lane: int = 1,
         counted: Array | None = None,
-    ) -> Array | tuple[Array, Routing]:
+    ) -> Array | tuple[Array, Routing | None]:
         """Hidden states [B, S, D] after the final norm, with the routing if ``counted``; see :class:`types.Model`."""
         c = self.config
         x, of_positions = Embedding(c, c.vocab_size, name="embed")().astype(self.dtype)[tokens], None
