@@ -234,8 +234,8 @@ def census(text: str, mesh: dict[str, int], *, unknown_trips: float = 1.0) -> li
             backward = of_backward or name in computation.backward
             if site := _site(name, computation, times, backward, mesh):
                 found = re.search(r"channel_id=(\d+)", line)
-                shared = found is None or found[1] == _EXPLICIT_CHANNEL
-                key = f"{computation.name}/{name}" if shared else found[1]
+                channel = found[1] if found else _EXPLICIT_CHANNEL
+                key = f"{computation.name}/{name}" if channel == _EXPLICIT_CHANNEL else channel
                 if key not in sites or site.trips < sites[key].trips:
                     sites[key] = site
                 continue  # what a reduction applies holds no collective

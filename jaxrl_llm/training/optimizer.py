@@ -81,7 +81,7 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
         factor = jnp.minimum(1.0, largest / gradient_norm(updates))
         return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def gradient_norm(gradients: optax.Updates) -> jax.Array:
