@@ -6,16 +6,14 @@ Switches of :class:`~jaxrl_llm.models.config.ModelConfig` make the families; the
 from __future__ import annotations
 
 import functools
-import operator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
 
 from jaxrl_llm.models import lora as adapters
-from jaxrl_llm.models import weights
+from jaxrl_llm.models import prepared as prepared_layout
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attention import soft_cap
 from jaxrl_llm.models.experts import GROUPED
@@ -25,7 +23,7 @@ from jaxrl_llm.models.layers import PROJECTED, Layer, norm
 from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.models.projection import KERNEL_INIT
 from jaxrl_llm.models.rotary import rotary_angles
-from jaxrl_llm.sharding import column_devices, constrain_tokens, spec
+from jaxrl_llm.sharding import column_devices, constrain_tokens
 from jaxrl_llm.types import Array, KVCache, Model, Params, Routing
 
 # What the backward pass recomputes of a layer. "dots" keeps the results of matrix products without a batch axis, "mlp"
@@ -147,7 +145,8 @@ def functions(
       remat: a key of REMAT_POLICIES.
       attention: of ``apply``, see :func:`jaxrl_llm.models.attend.implementation`, which judges it when traced.
       lora: of the adapter that parameters may hold under "lora"; ``init`` makes none, ``apply`` computes it beside the
-        weights, and ``prepare`` merges it into them. None, or with rank None: they hold none.
+        weights, and for ``prepare`` see :func:`~jaxrl_llm.models.prepared.kept_apart`. None, or with rank None: they
+        hold none.
 
     Raises:
       ValueError: an unknown remat policy, or an adapter that the architecture cannot have.
@@ -204,25 +203,8 @@ def functions(
         return soft_cap(logits, config.logit_cap)
 
     def prepare(params: Params) -> Params:
-        def cast(tree: Any) -> Any:  # norms compute in float32, so their weights stay
-            return jax.tree.map_with_path(lambda path, x: x if weights.of_norm(path) else x.astype(dtype), tree)
-
-        params, adapter = split(params)
-
-        def of_layer(i: int) -> Params:
-            own = jax.tree.map(operator.itemgetter(i), params["layers"])
-            if lora is None or adapter is None:
-                return own
-            return adapters.merge_layer(lora, own, jax.tree.map(operator.itemgetter(i), adapter["layers"]), dtype)
-
-        embedding = params["embed"]["embedding"]
-        prepared = {
-            "embedding": cast(embedding),
-            "layers": tuple(cast(of_layer(i)) for i in range(config.layers)),
-            "final_norm": params["final_norm"],
-            "head": cast(embedding.T if config.tied else params["head"]["kernel"]),
-        }
-        return prepared | ({"positions": cast(params["positions"]["embedding"])} if config.learned_positions else {})
+        base, adapter = split(params)
+        return prepared_layout.prepare(config, lora, dtype, base, adapter)
 
     def prefill(prepared: Params, tokens: Array, length: Array) -> tuple[Array, KVCache]:
         positions, segments = _length_segments(tokens.shape[1], length)
@@ -231,8 +213,9 @@ def functions(
             rotary_angles(config, positions.ravel()),
         )
         caches = []
-        for layer_params, kind in zip(prepared["layers"], kinds, strict=True):
-            x, cache = layer.apply({"params": layer_params}, x, angles, segments, positions, kind, method="prefill")
+        for i, kind in enumerate(kinds):
+            own = prepared_layout.variables(prepared, i)
+            x, cache = layer.apply(own, x, angles, segments, positions, kind, method="prefill")
             caches.append(cache)
         last = x[jnp.arange(len(length)) * tokens.shape[1] + length - 1]
         keys, values = zip(*caches, strict=True)
@@ -255,11 +238,19 @@ def functions(
             near = jnp.repeat(prompt_mask, len(token) // len(prompt_length), axis=0)
             near &= position[:, None] - columns < config.window
         keys, values = [], []
-        for i, layer_params in enumerate(prepared["layers"]):
+        for i in range(config.layers):
             of_prompt, own = (prompt.keys[i], prompt.values[i]), (cache.keys[i], cache.values[i])
             mask = prompt_mask if kinds[i].window is None else near
             x, (key, value) = layer.apply(
-                {"params": layer_params}, x, angles, of_prompt, own, mask, column, kind=kinds[i], method="decode"
+                prepared_layout.variables(prepared, i),
+                x,
+                angles,
+                of_prompt,
+                own,
+                mask,
+                column,
+                kind=kinds[i],
+                method="decode",
             )
             keys.append(key)
             values.append(value)
@@ -277,19 +268,3 @@ def functions(
 
     routed = apply_routed if config.experts else None
     return Model(init, apply, head, unembed, prepare, prefill, decode, unembed_prepared, empty_cache, routed)
-
-
-def prepared_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-    """Shardings of the sampling layout: split along tensor, whole along fsdp, so that no token gathers a weight."""
-
-    def placed(axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
-        return NamedSharding(mesh, spec(axes, shape, mesh, whole=("fsdp",)))
-
-    layers = weights.tree(config, lambda w: placed(w.axes[1:], w.shape[1:]) if w.stacked else placed(w.axes, w.shape))
-    prepared = {
-        "embedding": layers["embed"]["embedding"],
-        "layers": (layers["layers"],) * config.layers,
-        "final_norm": layers["final_norm"],
-        "head": placed(("embed", "vocab"), (config.width, config.vocab_size)),
-    }
-    return prepared | ({"positions": layers["positions"]["embedding"]} if config.learned_positions else {})

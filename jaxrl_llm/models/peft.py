@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxrl_llm.models import lora, tensor_files, writer
 from jaxrl_llm.models.architecture import ModelConfig
@@ -76,7 +76,7 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (folder / CONFIG_FILE, folder / TENSOR_FILE):
         stale.unlink(missing_ok=True)
-    writer.replace_file(folder / TENSOR_FILE, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
+    writer.replace_file(folder / TENSOR_FILE, lambda temporary: temporary.write_bytes(save(tensors, {"format": "pt"})))
     writer.write_json(folder / CONFIG_FILE, _config(config, settings, base))
 
 

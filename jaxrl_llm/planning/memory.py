@@ -27,10 +27,12 @@ def _weight_numbers(work: Work) -> float:
     return sum(_split_size(work, weight.axes, weight.shape) for weight in weights.weight_table(work.config))
 
 
-def _adapter_numbers(work: Work) -> float:
+def _adapter_numbers(work: Work, whole: tuple[str, ...] = ()) -> float:
     """Parameters of the adapter on one device."""
     table = () if work.lora is None else adapter_table(work.config, work.lora)
-    return sum(_split_size(work, of.axes[factor], of.shapes[factor]) for of in table for factor in of.shapes)
+    return sum(
+        _split_size(work, of.axes[factor], of.shapes[factor], whole=whole) for of in table for factor in of.shapes
+    )
 
 
 def base_bytes(work: Work) -> float:
@@ -54,9 +56,10 @@ def moment_bytes(work: Work) -> float:
 
 
 def sampling_bytes(work: Work) -> float:
-    """The sampling layout on one device: compute dtype, whole along fsdp, with a head of its own."""
+    """The sampling layout on one device: compute dtype, whole along fsdp, with a head of its own, and with the adapter
+    that is not merged."""
     table = weights.weight_table(work.config)
-    total = 0.0
+    total = work.number * _adapter_numbers(work, whole=("fsdp",)) if work.apart else 0.0
     for weight in table:
         size = _split_size(work, weight.axes, weight.shape, whole=("fsdp",))
         total += size * (work.parameter if weight.of_norm else work.number)

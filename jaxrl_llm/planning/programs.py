@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jaxrl_llm.algorithm import initial_controls, needs_exact_kl, needs_greedy, needs_sum_pi_squared
 from jaxrl_llm.models import decoder, lora, weights
+from jaxrl_llm.models import prepared as prepared_layout
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.planning.work import Work, work_of
 from jaxrl_llm.sampling.generate import generate
@@ -54,7 +55,8 @@ class Abstract:
         self.params, self.frozen = split_policy(self.policy)
         self.reference: Params = self.frozen or self.params
         prepared = jax.eval_shape(self.model.prepare, self.policy)
-        self.prepared: Params = _placed(prepared, decoder.prepared_shardings(config, mesh))
+        apart = self.work.lora if lora.KEY in prepared else None
+        self.prepared: Params = _placed(prepared, prepared_layout.shardings(config, mesh, apart))
         self.state: TrainState = self._state()
 
     def _policy(self) -> Params:

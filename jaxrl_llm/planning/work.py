@@ -19,6 +19,7 @@ from jaxrl_llm.algorithm import needs_choice, needs_exact_kl, needs_reference, n
 from jaxrl_llm.models.attend import implementation
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.lora import LoraSettings
+from jaxrl_llm.models.prepared import kept_apart
 from jaxrl_llm.sampling.generate import cache_widths
 from jaxrl_llm.sharding import MESH_AXES, ROW_AXES
 from jaxrl_llm.training import balancing
@@ -76,6 +77,7 @@ class Work:
       number: bytes of the compute dtype.
       parameter: bytes of a weight of the model, and of its gradient.
       lora: of the adapter that is trained in place of the weights, or None.
+      apart: whether sampling computes an adapter beside the weights.
       moment: bytes of a number of Adam's moments.
       offload: whether the moments lie on the hosts between updates.
       remat: see ``decoder.REMAT_POLICIES``.
@@ -100,6 +102,7 @@ class Work:
     number: int
     parameter: int
     lora: LoraSettings | None
+    apart: bool
     moment: int
     offload: bool
     remat: str
@@ -200,6 +203,7 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
         number=2 if settings.model.dtype == "bfloat16" else 4,
         parameter=2 if settings.model.param_dtype == "bfloat16" else 4,
         lora=None if settings.lora.rank is None else settings.lora,
+        apart=kept_apart(jnp.dtype(settings.model.dtype)),
         moment=2 if settings.optimizer.state_dtype == "bfloat16" else 4,
         offload=settings.optimizer.offload,
         remat=settings.model.remat,

@@ -83,10 +83,15 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a step, placed as ``like`` is placed, and its JSON values.
 
+        Args:
+          like: donated, but for what is frozen of it: memory seldom holds two states.
+
         Raises:
           ValueError: the checkpoint is damaged or of another shape.
         """
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in _items(like).items()}
+        for array in jax.tree.leaves(_items(like)):
+            array.delete()
         restored = self._restore(step, **items, extra=ocp.args.JsonRestore())
         state = TrainState(params=restored["params"], **restored["state"] | {"frozen": like.frozen})
         return state, restored["extra"]

@@ -15,8 +15,9 @@ from jaxrl_llm.data import tokens
 from jaxrl_llm.data.prompts import Problem, Problems, first, load_problems
 from jaxrl_llm.data.templates import encode_prompts, keep_fitting
 from jaxrl_llm.data.tokens import Tokenizer
-from jaxrl_llm.models import decoder, hub, lora, value_head
+from jaxrl_llm.models import decoder, hub, lora, prepared, value_head
 from jaxrl_llm.models.config import ModelConfig
+from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.sampling.keys import ADAPTER, step_key
 from jaxrl_llm.sharding import make_mesh
@@ -34,6 +35,7 @@ class Session:
       source: the folder or file of the checkpoint that ``params`` came from.
       params: as loaded, on the mesh.
       stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
+      adapter: of the policy, if it has one.
       critic: None where the algorithm has none.
       critic_config: of its trunk.
       critic_source: the checkpoint that it starts from; None where it starts from the policy's weights.
@@ -47,6 +49,7 @@ class Session:
     params: Params
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
+    adapter: LoraSettings | None = None
     critic: Critic | None = None
     critic_config: ModelConfig | None = None
     critic_source: Path | None = None
@@ -59,7 +62,8 @@ class Session:
 
     def prepare(self, policy: Params) -> Params:
         """The sampling layout of a policy: compute dtype, whole along fsdp, still split along tensor."""
-        return jax.jit(self.model.prepare, out_shardings=decoder.prepared_shardings(self.config, self.mesh))(policy)
+        apart = self.adapter if lora.KEY in jax.eval_shape(self.model.prepare, policy) else None
+        return jax.jit(self.model.prepare, out_shardings=prepared.shardings(self.config, self.mesh, apart))(policy)
 
 
 def open_session(settings: Settings) -> Session:
@@ -86,7 +90,7 @@ def open_session(settings: Settings) -> Session:
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
     model = decoder.functions(config, **options, lora=settings.lora)  # refuses an adapter that the model cannot have
     params = hub.load_params(source, config, dtype=of_model.param_dtype, mesh=mesh)
-    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer))
+    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer), settings.lora)
     if not needs_critic(settings.algorithm):
         return session
     critic = value_head.functions(critic_config, **options)

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrl_llm.models import decoder, lora, weights
+from jaxrl_llm.models import prepared as prepared_layout
 from jaxrl_llm.models.config import from_hf
+from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.planning import memory, traffic
 from jaxrl_llm.planning.models import PUBLIC, architecture
 from jaxrl_llm.planning.programs import PROGRAMS
 from jaxrl_llm.planning.work import Work, meshes, work_of
 from jaxrl_llm.sharding import MeshSettings, make_mesh
+from jaxrl_llm.types import join_policy
 from tests.models.public import CONFIGS as PUBLISHED
 from tests.models.tiny import CASES
 from tests.planning.test_flops import LORA, setting
@@ -39,9 +42,14 @@ def test_parameters_and_the_sampling_layout_take_what_their_shardings_say(shape,
     of = work(shape, "model.dtype=bfloat16", f"model.param_dtype={param_dtype}", family=family)
     params = weights.abstract_params(config, param_dtype)
     assert memory.parameter_bytes(of) == on_a_device(params, weights.shardings(config, mesh))
-    prepared = jax.eval_shape(decoder.functions(config, dtype=jnp.bfloat16).prepare, params)
+    adapter = LoraSettings(rank=4, alpha=8.0, targets="all-linear", rank_stabilized=False)
+    model = decoder.functions(config, dtype=jnp.bfloat16, lora=adapter)
     # Biases are in the compute dtype too: all of the layout but the norms.
-    assert memory.sampling_bytes(of) == on_a_device(prepared, decoder.prepared_shardings(config, mesh))
+    prepared = jax.eval_shape(model.prepare, params)
+    assert memory.sampling_bytes(of) == on_a_device(prepared, prepared_layout.shardings(config, mesh))
+    beside = jax.eval_shape(model.prepare, join_policy(lora.abstract(config, adapter), params))
+    of = dataclasses.replace(of, lora=adapter)
+    assert memory.sampling_bytes(of) == on_a_device(beside, prepared_layout.shardings(config, mesh, adapter))
 
 
 def test_the_cache_holds_a_prompt_once_and_every_row_at_full_width():

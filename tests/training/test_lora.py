@@ -22,8 +22,9 @@ import pytest
 from jaxrl_llm import config
 from jaxrl_llm.algorithm import initial_controls, policy_loss
 from jaxrl_llm.models import hub, lora
+from jaxrl_llm.models import prepared as prepared_layout
 from jaxrl_llm.models import weights as weight_tables
-from jaxrl_llm.models.decoder import functions, prepared_shardings
+from jaxrl_llm.models.decoder import functions
 from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.sharding import MeshSettings, make_mesh, row_devices, shard_rows
 from jaxrl_llm.training.checkpoint import Checkpoints
@@ -183,7 +184,7 @@ def test_eight_devices_merge_and_train_as_one_does():
     with jax.set_mesh(mesh):
         split = jax.device_put(base, weight_tables.shardings(CONFIG, mesh))
         policy = join_policy(jax.device_put(adapter(), lora.shardings(CONFIG, LORA, mesh)), split)
-        layout = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))(policy)
+        layout = jax.jit(MODEL.prepare, out_shardings=prepared_layout.shardings(CONFIG, mesh))(policy)
         passes, _ = pack_batch(batch, np.repeat(IDS, SAMPLES), Budget(0, row_devices(mesh), share=False))
         of_step = shard_rows(jax.device_get(batch), mesh), [shard_rows(part, mesh) for part in passes]
         state, metrics = UPDATE(init_state(policy, OPTIMIZER, ALGORITHM), *of_step)
@@ -220,6 +221,8 @@ def test_a_checkpoint_is_as_large_as_the_adapter_and_comes_back_beside_the_base_
     with Checkpoints(tmp_path / "lora", read_only=True) as checkpoints:
         restored, _ = checkpoints.restore(1, other)
     assert restored.frozen is other.frozen
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(other.frozen))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((other.params, other.opt_state)))
     for leaf, kept in zip(*map(jax.tree.leaves, (restored.params, state.params)), strict=True):
         np.testing.assert_array_equal(leaf, kept)
 

@@ -13,8 +13,8 @@ import optax
 import pytest
 
 from jaxrl_llm.algorithm import needs_reference
+from jaxrl_llm.models import prepared
 from jaxrl_llm.models import weights as weight_tables
-from jaxrl_llm.models.decoder import prepared_shardings
 from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.sharding import MeshSettings, make_mesh, row_devices, shard_rows, to_host
@@ -170,7 +170,7 @@ def trained_on(mesh_sizes: tuple[int, int, int, int]) -> Trained:
     optimizer = optax.adamw(1e-3)
     with jax.set_mesh(mesh):
         weights = jax.device_put(policies.params(), weight_tables.shardings(CONFIG, mesh))
-        prepare = jax.jit(MODEL.prepare, out_shardings=prepared_shardings(CONFIG, mesh))
+        prepare = jax.jit(MODEL.prepare, out_shardings=prepared.shardings(CONFIG, mesh))
         update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 64)
         state = init_state(weights, optimizer, algorithm)
         texts, losses, shapes = [], [], set()

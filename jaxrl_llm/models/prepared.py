@@ -1,0 +1,93 @@
+"""The sampling layout of parameters, made once per rollout: compute dtype, layers one by one, the head as [D, V]."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from jaxrl_llm.models import lora, weights
+from jaxrl_llm.models.architecture import ModelConfig
+from jaxrl_llm.models.lora import LoraSettings
+from jaxrl_llm.sharding import spec
+from jaxrl_llm.types import Params
+
+
+def kept_apart(dtype: jnp.dtype) -> bool:
+    """Whether sampling computes an adapter beside the weights, as the update does, or merges it into them.
+
+    Merging is free of cost in decoding. But most of what an adapter changes in a weight is less than a step of
+    bfloat16: the sampler would not see it, the update would, and the two would be different policies.
+    """
+    return dtype != jnp.float32
+
+
+def prepare(
+    config: ModelConfig, settings: LoraSettings | None, dtype: jnp.dtype, base: Params, adapter: Params | None
+) -> Params:
+    """The sampling layout of a policy.
+
+    Args:
+      base: tree of the weights.
+      adapter: its tree under ``settings``, or None.
+    """
+
+    def cast(tree: Any) -> Any:  # norms compute in float32, so their weights stay
+        return jax.tree.map_with_path(lambda path, x: x if weights.of_norm(path) else x.astype(dtype), tree)
+
+    def layers_of(tree: Params) -> list[Params]:
+        return [jax.tree.map(operator.itemgetter(i), tree["layers"]) for i in range(config.layers)]
+
+    layers, factors = layers_of(base), None
+    if settings is not None and adapter is not None:
+        if kept_apart(dtype):
+            factors = layers_of(lora.scaled(settings, adapter))
+        else:
+            pairs = zip(layers, layers_of(adapter), strict=True)
+            layers = [lora.merge_layer(settings, own, of_layer, dtype) for own, of_layer in pairs]
+    embedding = base["embed"]["embedding"]
+    prepared = {
+        "embedding": cast(embedding),
+        "layers": tuple(map(cast, layers)),
+        "final_norm": base["final_norm"],
+        "head": cast(embedding.T if config.tied else base["head"]["kernel"]),
+    }
+    if config.learned_positions:
+        prepared["positions"] = cast(base["positions"]["embedding"])
+    if factors is not None:
+        prepared[lora.KEY] = tuple(map(cast, factors))
+    return prepared
+
+
+def variables(prepared: Params, layer: int) -> dict[str, Params]:
+    """What a module of one layer is applied to."""
+    factors = {lora.KEY: prepared[lora.KEY][layer]} if lora.KEY in prepared else {}
+    return {"params": prepared["layers"][layer], **factors}
+
+
+def shardings(config: ModelConfig, mesh: Mesh, apart: LoraSettings | None = None) -> Params:
+    """Shardings of the sampling layout: split along tensor, whole along fsdp, so that no token gathers a weight.
+
+    Args:
+      apart: of the adapter that stands beside the weights, if one does.
+    """
+
+    def placed(axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+        return NamedSharding(mesh, spec(axes, shape, mesh, whole=("fsdp",)))
+
+    layers = weights.tree(config, lambda w: placed(w.axes[1:], w.shape[1:]) if w.stacked else placed(w.axes, w.shape))
+    prepared = {
+        "embedding": layers["embed"]["embedding"],
+        "layers": (layers["layers"],) * config.layers,
+        "final_norm": layers["final_norm"],
+        "head": placed(("embed", "vocab"), (config.width, config.vocab_size)),
+    }
+    if config.learned_positions:
+        prepared["positions"] = layers["positions"]["embedding"]
+    if apart is not None:
+        factors = lora.tree(config, apart, lambda of, name: placed(of.axes[name][1:], of.shapes[name][1:]))
+        prepared[lora.KEY] = (factors["layers"],) * config.layers
+    return prepared
