@@ -200,7 +200,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def test_a_checkpoint_is_as_large_as_the_adapter_and_comes_back_beside_the_base_that_is_there(tmp_path):
-    def noise(tree: Any) -> Any:  # zeros would be stored in no bytes
+    def noise(tree: Any) -> Any:  # zeros and ones would be stored in no bytes
         rng = np.random.default_rng(0)
         return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.ndim else x, tree)
 
@@ -208,7 +208,8 @@ def test_a_checkpoint_is_as_large_as_the_adapter_and_comes_back_beside_the_base_
     states: dict[str, TrainState] = {}
     for name, policy in (("full", base), ("lora", join_policy(adapter(), base))):
         state = init_state(policy, OPTIMIZER, ALGORITHM)
-        state = states[name] = dataclasses.replace(state, opt_state=noise(state.opt_state))
+        numbers = {"params": noise(state.params), "opt_state": noise(state.opt_state)}
+        state = states[name] = dataclasses.replace(state, **numbers)
         with Checkpoints(tmp_path / name) as checkpoints:
             checkpoints.save(1, state, {})
         written[name] = folder_bytes(tmp_path / name)
