@@ -215,8 +215,8 @@ def test_a_checkpoint_is_as_large_as_the_adapter_and_comes_back_beside_the_base_
         written[name] = folder_bytes(tmp_path / name)
     arrays = {name: size((state.params, state.opt_state)) for name, state in states.items()}
     assert arrays["lora"] < arrays["full"] / 10
-    # what is beside the arrays, names and shapes, is the same twice; random mantissas shrink by some percent
-    assert written["full"] - written["lora"] == pytest.approx(arrays["full"] - arrays["lora"], rel=0.15)
+    # random numbers shrink by a tenth, and names and shapes beside them take some thousand bytes in either
+    assert 0.75 < (written["full"] - written["lora"]) / (arrays["full"] - arrays["lora"]) < 1
     state = states["lora"]
     other = dataclasses.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
     with Checkpoints(tmp_path / "lora", read_only=True) as checkpoints:
