@@ -35,7 +35,7 @@ class Session:
       source: the folder or file of the checkpoint that ``params`` came from.
       params: as loaded, on the mesh.
       stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
-      adapter: of the policy, if it has one.
+      apart: of an adapter that sampling computes beside the weights.
       critic: None where the algorithm has none.
       critic_config: of its trunk.
       critic_source: the checkpoint that it starts from; None where it starts from the policy's weights.
@@ -49,7 +49,7 @@ class Session:
     params: Params
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
-    adapter: LoraSettings | None = None
+    apart: LoraSettings | None = None
     critic: Critic | None = None
     critic_config: ModelConfig | None = None
     critic_source: Path | None = None
@@ -62,7 +62,7 @@ class Session:
 
     def prepare(self, policy: Params) -> Params:
         """The sampling layout of a policy: compute dtype, whole along fsdp, still split along tensor."""
-        apart = self.adapter if lora.KEY in jax.eval_shape(self.model.prepare, policy) else None
+        apart = self.apart if lora.KEY in policy else None
         return jax.jit(self.model.prepare, out_shardings=prepared.shardings(self.config, self.mesh, apart))(policy)
 
 
@@ -90,7 +90,9 @@ def open_session(settings: Settings) -> Session:
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
     model = decoder.functions(config, **options, lora=settings.lora)  # refuses an adapter that the model cannot have
     params = hub.load_params(source, config, dtype=of_model.param_dtype, mesh=mesh)
-    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer), settings.lora)
+    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer))
+    if settings.lora.rank is not None and prepared.kept_apart(jnp.dtype(of_model.dtype)):
+        session = dataclasses.replace(session, apart=settings.lora)
     if not needs_critic(settings.algorithm):
         return session
     critic = value_head.functions(critic_config, **options)
