@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from jaxrl_llm import config, models
 from jaxrl_llm.algorithm import Algorithm
-from jaxrl_llm.models import decoder, hub, writer
+from jaxrl_llm.models import decoder, hub, weights, writer
 from jaxrl_llm.sharding import MeshSettings, make_mesh, shard_rows
 from jaxrl_llm.training.export import convert
 from jaxrl_llm.training.layouts import Budget
@@ -84,7 +84,7 @@ def stepped(budget: Budget, batch: TrainBatch = BATCH, algorithm: Algorithm = AL
     params = jax.tree.map(jnp.array, PARAMS)
     if not mesh.empty:
         batch, passes = shard_rows(batch, mesh), [shard_rows(part, mesh) for part in passes]
-        params = jax.device_put(params, decoder.weights.shardings(CONFIG, mesh))
+        params = jax.device_put(params, weights.shardings(CONFIG, mesh))
     optimizer = optax.sgd(1.0)
     update = PolicyUpdate(MODEL, algorithm, PLAIN, optimizer, 10_000, balancing_coefficient=coefficient)
     state, metrics = update(init_state(params, optimizer, algorithm), batch, passes)
