@@ -30,10 +30,10 @@ def load(source: str, *, dtype: str = "float32", param_dtype: str = "float32", m
 def save(
     policy: Policy,
     folder: str | Path,
+    tokenizer: str | Path | None = None,
     *,
     dtype: str = "float32",
-    tokenizer: str | Path | None = None,
-    max_shard_bytes: int = 5 * 10**9,
+    max_shard_bytes: int | None = None,
     adapter: bool = False,
     base: str | None = None,
 ) -> None:
@@ -43,9 +43,9 @@ def save(
 
     Args:
       policy: its parameters may be those of a run that goes on, but not after an update that they were donated to.
-      dtype: of the tensors on disk, float32 or bfloat16.
       tokenizer: folder whose tokenizer, chat template and generation config are copied; None: none are written.
-      max_shard_bytes: above it the weights are split into files of at most that size.
+      dtype: of the tensors on disk, float32 or bfloat16.
+      max_shard_bytes: above it the weights are split into files of at most that size; None: 5 GB, as transformers does.
       adapter: whether the adapter alone is written, see :func:`jaxrl_llm.models.peft.save_adapter`.
       base: name or path of the model that the adapter belongs to, which loaders of the adapter alone look for.
 
@@ -76,5 +76,5 @@ def save(
         dtype=dtype,
         tokenizer_files=files,
         generation_config=generation,
-        max_shard_bytes=max_shard_bytes,
+        max_shard_bytes=max_shard_bytes or writer.MAX_SHARD_BYTES,
     )

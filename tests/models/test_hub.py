@@ -273,7 +273,7 @@ def test_an_unknown_remat_is_refused(folder):
 
 def test_the_public_functions_load_a_policy_and_write_a_folder_that_is_the_same_again(tmp_path):
     policy = models.load("embedded:tiny")
-    models.save(policy, tmp_path / "copy", dtype="bfloat16", tokenizer=hub.resolve("embedded:tiny"))
+    models.save(policy, tmp_path / "copy", hub.resolve("embedded:tiny"), dtype="bfloat16")
     names = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert sorted(file.name for file in (tmp_path / "copy").iterdir()) == names
     for name in names:  # the asset was written in bfloat16: the same bits again
