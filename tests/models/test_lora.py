@@ -157,43 +157,6 @@ def test_the_thin_products_give_what_the_merged_weights_give_forward_and_backwar
     assert_close(gradient, expected_gradient, 1e-4)
 
 
-def test_the_sampling_layout_holds_the_merged_weights_before_their_own_dtype_rounds_them():
-    config = config_of("gpt2")
-    halves, adapter = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), base_of(config)), adapter_of(config)
-    wide = jax.tree.map(lambda x: np.asarray(x, np.float32), halves)
-
-    @jax.jit
-    def run(halves: Any, wide: Any) -> tuple[Any, Any]:
-        beside, plain = decoder.functions(config, lora=SETTINGS), decoder.functions(config)
-        merged = lora.merge(config, SETTINGS, wide | {"lora": adapter})
-        return beside.prepare(halves | {"lora": adapter}), plain.prepare(merged)
-
-    found, expected = run(halves, wide)
-    assert_close(found, expected, 1e-6)  # float32 sums of four products; bfloat16 is 4e-3 of a number
-
-
-def test_in_bfloat16_the_sampler_computes_the_adapter_beside_the_weights_as_the_update_does():
-    config, length = config_of("qwen3"), jnp.asarray(tiny.PROMPT_LENGTHS)
-    base, adapter = base_of(config), adapter_of(config)
-    model, tokens = decoder.functions(config, dtype=jnp.bfloat16, lora=SETTINGS), jnp.asarray(tiny.tokens())
-    _, positions, _ = rows()
-    segments = (positions < length[:, None]).astype(jnp.int32)
-
-    @jax.jit
-    def run(params: Any) -> tuple[Any, jax.Array, jax.Array]:
-        prepared = model.prepare(params)
-        sampled, _ = model.prefill(prepared, tokens, length)
-        scored = model.apply(params, tokens, positions, segments)
-        return prepared, sampled, scored[jnp.arange(len(length)), length - 1]
-
-    layout, sampled, scored = jax.device_get(run(base | {"lora": adapter}))
-    without, unadapted, _ = jax.device_get(run(base))
-    assert layout.pop("lora")
-    jax.tree.map(np.testing.assert_array_equal, layout, without)
-    assert_close(sampled.astype(np.float32), scored.astype(np.float32), 2**-6)  # two steps of bfloat16
-    assert np.abs(sampled - unadapted).max() > 0.1 * np.abs(scored).max()
-
-
 def test_merging_adds_the_product_in_float32_and_keeps_the_dtype_of_the_weight():
     config, adapter = config_of("llama"), adapter_of(config_of("llama"))
     base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base_of(config))
