@@ -113,7 +113,7 @@ def mapped(file: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> 
 def check(source: TensorSource, config: ModelConfig) -> None:
     """Compares names and shapes, before a tensor is read.
 
-    A tied checkpoint may carry lm_head.weight all the same; ``hub.load_params`` compares its numbers.
+    A tied checkpoint may carry lm_head.weight all the same; ``reading.read_params`` compares its numbers.
 
     Raises:
       ValueError: tensors are missing, unknown or misshapen; names them, with the shapes found and expected.
