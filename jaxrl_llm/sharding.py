@@ -143,6 +143,12 @@ def column_devices(mesh: Mesh | AbstractMesh) -> int:
     return 1 if mesh.empty else mesh.shape["sequence"]
 
 
+def head_devices(mesh: Mesh | AbstractMesh) -> int:
+    """How many ways the vocabulary of the output head is split; 1 without a mesh."""
+    axis = RULES["vocab"]
+    return 1 if mesh.empty or axis is None else mesh.shape[axis]
+
+
 def constrain_rows(x: jax.Array) -> jax.Array:
     """States that rows of ``x`` are split over data and fsdp: where a mesh is set (`jax.set_mesh`) and divides them."""
     mesh = jax.sharding.get_abstract_mesh()

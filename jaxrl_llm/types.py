@@ -234,7 +234,9 @@ class Model(NamedTuple):
         lane of its own), and from a lane also the whole prompt. Segment 0 is padding. The kernel of TPU has no trunks,
         and behind a prompt it wants the segments of a lane to be 1 to ``segments_per_lane``; else it gives NaN.
       head: (params) -> the part of them that ``unembed`` reads, in their structure.
-      unembed: (params or that part, hidden [..., D]) -> logits float32 [..., V].
+      head_axes: () -> in that structure, the axis of each array that goes over the vocabulary.
+      unembed: (params or that part, hidden [..., D]) -> logits float32 [..., V]. Of a block of that part along
+        ``head_axes``, the logits of the block.
       prepare: (params) -> sampling layout: compute dtype, layers unstacked, head as [D, V]. Made once per rollout.
       prefill: (prepared, tokens [P, Q], length [P]) -> (hidden [P, D] at the last prompt token, KVCache of P rows).
       decode: (prepared, token [B], position [B], prompt cache of P rows, prompt_length [P], cache of B rows, column)
@@ -248,6 +250,7 @@ class Model(NamedTuple):
     init: Callable[..., Any]
     apply: Callable[..., Any]
     head: Callable[..., Any]
+    head_axes: Callable[..., Any]
     unembed: Callable[..., Any]
     prepare: Callable[..., Any]
     prefill: Callable[..., Any]

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.core.masks import as_float
 from jaxrl_llm.types import Array
+
+
+class Sums(NamedTuple):
+    """Sums over a vocabulary or a part of it, [...] each, of weights w_v = exp(z_v - peak).
+
+    Those of the parts of a vocabulary add up to its own, if the peak is the same.
+
+    Attributes:
+      mass: Σ_v w_v.
+      weighted: Σ_v w_v (z_v - peak).
+      chosen: z_label - peak; 0 where the label is not among the entries.
+    """
+
+    mass: Array
+    weighted: Array
+    chosen: Array
+
+
+def sums(logits: Array, labels: Array, entries: Array, peak: Array) -> Sums:
+    """The sums over ``entries``; a logit of -inf adds nothing to the first two.
+
+    Args:
+      logits: [..., E], in at least float32.
+      labels: integers [...].
+      entries: integers [E], which of the vocabulary the logits are of.
+      peak: [...], finite; the largest logit of the vocabulary, so that no weight overflows.
+    """
+    shifted = logits - peak[..., None]
+    weights = jnp.exp(shifted)
+    finite = jnp.where(shifted == -jnp.inf, 0, shifted)  # 0 · -inf would be nan
+    chosen = jnp.where(labels[..., None] == entries, shifted, 0)
+    return Sums(jnp.sum(weights, axis=-1), jnp.sum(weights * finite, axis=-1), jnp.sum(chosen, axis=-1))
+
+
+def from_sums(of_vocabulary: Sums) -> tuple[Array, Array]:
+    """(log_prob [...], entropy [...]) from the sums over a whole vocabulary."""
+    log_mass = jnp.log(of_vocabulary.mass)
+    return of_vocabulary.chosen - log_mass, log_mass - of_vocabulary.weighted / of_vocabulary.mass
 
 
 def log_prob_and_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -23,14 +63,8 @@ def log_prob_and_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
       (log_prob [...], entropy [...]).
     """
     logits = as_float(logits)
-    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.exp(shifted)
-    mass = jnp.sum(weights, axis=-1)
-    log_mass = jnp.log(mass)
-    finite = jnp.where(shifted == -jnp.inf, 0, shifted)  # 0 · -inf would be nan
-    entropy = log_mass - jnp.sum(weights * finite, axis=-1) / mass
-    chosen = jnp.take_along_axis(shifted, labels[..., None], axis=-1)[..., 0]
-    return chosen - log_mass, entropy
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    return from_sums(sums(logits, labels, jnp.arange(logits.shape[-1]), peak))
 
 
 def sum_pi_squared(logits: Array) -> Array:

@@ -196,6 +196,9 @@ def functions(
     def head(params: Params) -> Params:
         return {"embed": params["embed"]} if config.tied else {"head": params["head"]}
 
+    def head_axes() -> dict[str, dict[str, int]]:
+        return {"embed": {"embedding": 0}} if config.tied else {"head": {"kernel": 1}}
+
     def unembed(params: Params, hidden: Array) -> Array:
         kernel, form = (params["embed"]["embedding"], "vd") if config.tied else (params["head"]["kernel"], "dv")
         kernel = kernel.astype(hidden.dtype)
@@ -267,4 +270,4 @@ def functions(
         return KVCache((key,) * config.layers, (value,) * config.layers)
 
     routed = apply_routed if config.experts else None
-    return Model(init, apply, head, unembed, prepare, prefill, decode, unembed_prepared, empty_cache, routed)
+    return Model(init, apply, head, head_axes, unembed, prepare, prefill, decode, unembed_prepared, empty_cache, routed)

@@ -72,9 +72,9 @@ def adapter_flops(work: Work, tokens: float) -> float:
 
 
 def logits_flops(work: Work, program: str) -> float:
-    """The logits of a pass, with the columns that fill the last chunk."""
+    """The logits of a pass, with the columns that fill the last chunk, or the entries that it has once more."""
     chunks = work.chunks(program)
-    return head_flops(work.config, work.passes(program).rows * chunks.count * chunks.columns)
+    return 2.0 * work.config.width * work.passes(program).rows * chunks.count * chunks.columns * chunks.entries
 
 
 def score_flops(work: Work) -> float:

@@ -152,7 +152,7 @@ def activation_bytes(work: Work, program: str) -> float:
         on_the_way = 4 * moment_bytes(work) if work.offload else 0.0  # moments, the old beside the new
         return trained_bytes(work) + on_the_way  # the gradients
     tokens, chunks = tokens_on_device(work, program), work.chunks(program)
-    logits = work.passes(program).rows / work.row_ways * chunks.columns * c.vocab_size / tensor * FLOAT
+    logits = work.passes(program).rows / work.row_ways * chunks.columns * chunks.entries / tensor * FLOAT
     residual = tokens * c.width * work.number
     layer = tokens * layer_numbers(work) * work.number + score_numbers(work, program) * (FLOAT + work.number)
     if program == "score":

@@ -30,11 +30,11 @@ def _layers_traffic(work: Work, program: str) -> float:
 
 
 def _logits_traffic(work: Work, program: str) -> float:
-    """float32 logits of a pass, each written and read once, and the head read for every chunk."""
+    """float32 logits of a pass, each written and read once, and the head's part of a chunk read for it."""
     c, chunks, passes = work.config, work.chunks(program), work.passes(program)
     rows, tensor = passes.rows / work.row_ways, work.mesh["tensor"]
-    logits = rows * chunks.count * chunks.columns * c.vocab_size / tensor * FLOAT * _WRITE_READ
-    return logits + chunks.count * c.width * c.vocab_size / tensor * work.number
+    logits = rows * chunks.count * chunks.columns * chunks.entries / tensor * FLOAT * _WRITE_READ
+    return logits + chunks.count * c.width * chunks.entries / tensor * work.number
 
 
 def memory_traffic(work: Work, program: str) -> float:

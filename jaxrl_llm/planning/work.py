@@ -21,11 +21,12 @@ from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.models.prepared import kept_apart
 from jaxrl_llm.sampling.generate import cache_widths
+from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import MESH_AXES, ROW_AXES
 from jaxrl_llm.training import balancing
+from jaxrl_llm.training.chunks import Chunks, chunks_of, may_cut_entries
 from jaxrl_llm.training.layouts import Budget, Sequences
 from jaxrl_llm.training.packing import Packing, pack
-from jaxrl_llm.training.score import Chunks, chunks_of
 from jaxrl_llm.training.settings import Settings
 
 FLOAT = 4  # bytes of statistics and logits, which are float32
@@ -90,7 +91,9 @@ class Work:
       score: the passes that score all rows.
       updates: optimizer steps.
       update: the passes of one optimizer step.
-      score_chunk: tokens on one device whose logits are worked on at a time.
+      sampling: the distribution that is scored.
+      concentration: whether Σ_v π(v)² is wanted of the policy before the updates.
+      score_chunk: tokens on one device whose logits are held at a time.
       reference: whether a reference policy is held.
       offload_reference: whether it lies on the hosts while nothing reads it.
       before: forward passes over all rows of an optimizer step, before those of its gradients: to choose tokens, and to
@@ -117,6 +120,8 @@ class Work:
     score: Passes
     updates: int
     update: Passes
+    sampling: Sampling
+    concentration: bool
     score_chunk: int
     reference: bool
     offload_reference: bool
@@ -147,7 +152,10 @@ class Work:
     def chunks(self, program: str) -> Chunks:
         """How the logits of a pass are cut."""
         of = self.passes(program)
-        return chunks_of(of.rows // self.row_ways, of.predicted, self.config.vocab_size, self.score_chunk)
+        more = self.exact_kl if program == "update" else self.concentration or self.score_passes > 1
+        by_entry = may_cut_entries(self.sampling, more=more, head_ways=self.mesh["tensor"])
+        sizes = of.rows // self.row_ways, of.predicted, self.config.vocab_size, self.score_chunk
+        return chunks_of(*sizes, by_entry=by_entry)
 
     def runs(self, program: str) -> int:
         """Of a program in a rollout step."""
@@ -183,7 +191,8 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
     sizes: dict[str, int] = dict(zip(MESH_AXES, mesh, strict=True))
     rows = data.prompts_per_step * data.samples_per_prompt
     exact = needs_exact_kl(algorithm)
-    of_policy = algorithm.old_logprobs == "trainer" or needs_sum_pi_squared(algorithm)
+    concentration = needs_sum_pi_squared(algorithm)
+    of_policy = algorithm.old_logprobs == "trainer" or concentration
     exact_in_reward = exact and algorithm.kl_placement == "reward"
     ways = math.prod(sizes[axis] for axis in ROW_AXES)
     attention = implementation(
@@ -218,6 +227,8 @@ def work_of(settings: Settings, config: ModelConfig, mesh: tuple[int, ...], *, p
         score=_passes(rows, *widths, budget),
         updates=training.epochs * training.mini_batches,
         update=update,
+        sampling=settings.sampling,
+        concentration=concentration,
         score_chunk=training.score_chunk,
         reference=needs_reference(algorithm),
         offload_reference=training.offload_reference,

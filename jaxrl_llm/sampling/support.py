@@ -72,6 +72,11 @@ def support_logits(logits: Array, sampling: Sampling, label: Array | None = None
     return jnp.where(kept, logits, -jnp.inf)
 
 
+def keeps_all(sampling: Sampling) -> bool:
+    """Whether each logit follows from itself alone: no filter, and not greedy."""
+    return sampling.temperature > 0 and sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0
+
+
 def _threshold(logits: Array, sampling: Sampling) -> Array | None:
     """The smallest kept logit, [..., 1]; None where everything is kept. Ties with it are kept too."""
     vocabulary = logits.shape[-1]

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of given completions, by chunks of tokens: [B, T, V] is never held."""
+"""Log-probabilities and entropies of given completions, by chunks of logits: [B, T, V] is never held."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
 from jaxrl_llm.core import kl
 from jaxrl_llm.core.logprobs import log_prob_and_entropy, sum_pi_squared
 from jaxrl_llm.sampling.support import Sampling, support_logits
-from jaxrl_llm.sharding import ROW_AXES, column_devices, constrain_rows, constrain_tokens, row_devices
+from jaxrl_llm.sharding import column_devices, constrain_rows, constrain_tokens, head_devices
+from jaxrl_llm.training.chunks import (
+    Chunks,
+    by_columns,
+    chunks_of,
+    may_cut_entries,
+    on_flat_tokens,
+    on_own_rows,
+    row_ways,
+)
 from jaxrl_llm.training.packing import Packing, plain
+from jaxrl_llm.training.vocabulary import Blocks, score_by_vocabulary
 from jaxrl_llm.types import Array, Critic, Model, Params, Rollout, Routing, TrainBatch
 
-KEPT_LOGITS = 2**27  # bytes of a pass's logits on one device that are kept for the backward pass
+HeadScorer = Callable[[list[Params], list[Array], Array], "Scores"]  # (heads, hidden, tokens [R, C]) -> [R, C]
 
 
 class Scores(NamedTuple):
@@ -38,27 +47,6 @@ class Scores(NamedTuple):
     sum_pi_squared: Array | None = None
     exact_kl: Array | None = None
     routing: Routing | None = None
-
-
-class Chunks(NamedTuple):
-    """How the logits of a pass are cut.
-
-    Attributes:
-      columns: of a packed row whose logits are worked on at a time.
-      count: of chunks, the last one padded.
-      kept: whether the backward pass reads the logits; else it computes them again.
-    """
-
-    columns: int
-    count: int
-    kept: bool
-
-
-def chunks_of(rows: int, width: int, vocabulary: int, chunk: int) -> Chunks:
-    """Chunks of at most ``chunk`` tokens, of ``width`` predictions in each of ``rows`` packed rows on one device."""
-    columns = min(width, max(1, chunk // max(1, rows)))
-    kept = columns == width or rows * width * vocabulary * 4 <= KEPT_LOGITS
-    return Chunks(columns, -(-width // columns), kept)
 
 
 class Predictions(NamedTuple):
@@ -144,7 +132,8 @@ def score(
       params: its parameters.
       batch: completions [B, T] and their prompts.
       sampling: temperature and filters, see :func:`support_logits`.
-      chunk: tokens on one device that are worked on at a time; columns are cut, so that rows stay on their devices.
+      chunk: tokens on one device whose logits are held at a time, see :func:`~jaxrl_llm.training.chunks.chunks_of`;
+        rows stay on their devices.
       packing: how they lie in the forward pass, and which of them; scores of the others are 0. None: one a row, all.
       concentration: whether Σ_v π(v)² is wanted.
       reference: parameters of the reference policy where the exact KL is wanted; they have no gradient.
@@ -157,6 +146,42 @@ def score(
     if reference is not None:
         found.append(jax.lax.stop_gradient(predictions(model.apply, reference, batch, packing)))
 
+    hidden, tokens = [part.hidden for part in found], found[0].tokens
+    heads = [model.head(part) for part in (params, reference) if part is not None]
+    vocabulary = jax.eval_shape(model.unembed, params, hidden[0]).shape[-1]
+    more = concentration or reference is not None
+    by_entry = may_cut_entries(sampling, more=more, head_ways=head_devices(jax.sharding.get_abstract_mesh()))
+    chunks = chunks_of(len(tokens) // row_ways(), tokens.shape[1], vocabulary, chunk, by_entry=by_entry)
+    if chunks.entries < vocabulary:
+        blocks = Blocks(model.head_axes(), vocabulary, chunks.entries)
+        scorer = _entry_scorer(model, sampling, blocks, entropy_gradient=entropy_gradient)
+    else:
+        wanted = {"concentration": concentration, "entropy_gradient": entropy_gradient}
+        scorer = _column_scorer(model, sampling, chunks, **wanted)
+    scores = on_own_rows(scorer, len(tokens))(heads, hidden, tokens)
+    scores = jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
+    return scores._replace(routing=found[0].routing)
+
+
+def _entry_scorer(model: Model, sampling: Sampling, blocks: Blocks, *, entropy_gradient: bool) -> HeadScorer:
+    """By blocks of the vocabulary."""
+
+    def logits_of(head: Params, hidden: Array) -> Array:
+        return support_logits(model.unembed(head, hidden), sampling)
+
+    of_tokens = score_by_vocabulary(logits_of, blocks, entropy_gradient=entropy_gradient)
+
+    def scorer(heads: list[Params], hidden: list[Array], tokens: Array) -> Scores:
+        return Scores(*on_flat_tokens(of_tokens, heads[0], hidden[0], tokens))
+
+    return scorer
+
+
+def _column_scorer(
+    model: Model, sampling: Sampling, chunks: Chunks, *, concentration: bool, entropy_gradient: bool
+) -> HeadScorer:
+    """By chunks of columns; with a second head, that of the reference, also the exact KL."""
+
     def score_columns(heads: list[Params], hidden: list[Array], tokens: Array) -> Scores:
         logits = checkpoint_name(model.unembed(heads[0], hidden[0]), "logits")
         logits = support_logits(logits, sampling, tokens)
@@ -164,65 +189,13 @@ def score(
         scores = Scores(logprobs, entropy if entropy_gradient else jax.lax.stop_gradient(entropy))
         if concentration:
             scores = scores._replace(sum_pi_squared=sum_pi_squared(logits))
-        if reference is not None:
+        if len(heads) == 2:
             of_reference = model.unembed(heads[1], hidden[1]).astype(jnp.float32) / sampling.temperature
             scores = scores._replace(exact_kl=_exact_kl(logits, jax.lax.stop_gradient(of_reference)))
         return scores
 
-    hidden, tokens = [part.hidden for part in found], found[0].tokens
-    heads = [model.head(part) for part in (params, reference) if part is not None]
-    ways = _row_ways()
-    vocabulary = jax.eval_shape(model.unembed, params, hidden[0]).shape[-1]
-    chunks = chunks_of(len(tokens) // ways, tokens.shape[1], vocabulary, chunk)
     policy = jax.checkpoint_policies.save_only_these_names("logits") if chunks.kept else None
-    by_columns = functools.partial(_by_columns, jax.checkpoint(score_columns, policy=policy), chunks)
-    scores = _on_own_rows(by_columns, len(tokens))(heads, hidden, tokens)
-    scores = jax.tree.map(lambda x: _put_back(x, found[0].target, batch), scores)
-    return scores._replace(routing=found[0].routing)
-
-
-def _row_ways() -> int:
-    """Devices that the rows are split over."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else row_devices(mesh)
-
-
-def _on_own_rows(by_columns: Callable[..., Scores], rows: int) -> Callable[..., Scores]:
-    """(heads, hidden, tokens) -> scores, each device working on its own rows.
-
-    With a head that is gathered once, and whose gradient is summed once; left to XLA, either happens in every chunk.
-    """
-    if _row_ways() == 1 or rows % _row_ways():
-        return by_columns
-    split = PartitionSpec(ROW_AXES)
-    return jax.shard_map(
-        by_columns,
-        in_specs=(PartitionSpec(), split, split),
-        out_specs=split,
-        axis_names=set(ROW_AXES),
-        check_vma=False,
-    )
-
-
-def _by_columns(
-    score_columns: Callable[[list[Params], list[Array], Array], Scores],
-    chunks: Chunks,
-    heads: list[Params],
-    hidden: list[Array],
-    tokens: Array,
-) -> Scores:
-    """Scores [R, C], computed a chunk at a time."""
-    rows, width = tokens.shape
-    if chunks.count == 1:
-        return score_columns(heads, hidden, tokens)
-
-    def cut(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, chunks.count * chunks.columns - width)) + ((0, 0),) * (x.ndim - 2))
-        return x.reshape(rows, chunks.count, chunks.columns, *x.shape[2:]).swapaxes(0, 1)
-
-    parts = jax.tree.map(cut, (hidden, tokens))
-    scores = jax.lax.map(lambda xs: score_columns(heads, *xs), parts)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, -1)[:, :width], scores)
+    return functools.partial(by_columns, jax.checkpoint(score_columns, policy=policy), chunks)
 
 
 def _exact_kl(logits: Array, of_reference: Array) -> Array:

@@ -34,8 +34,8 @@ def setting(recipe: str = "lite_ppo", *overrides: str) -> Settings:
     return config.parse(config.load(CONFIGS / f"{recipe}.py", [*SIZES, *overrides]))
 
 
-def counted(name: str, settings: Settings, family: str = "qwen3") -> tuple[float, Work]:
-    architecture = from_hf(CASES[family], family)
+def counted(name: str, settings: Settings, family: str = "qwen3", **changes: object) -> tuple[float, Work]:
+    architecture = from_hf(CASES[family] | changes, family)
     mesh = make_mesh(MeshSettings(1, 1, 1, 1), jax.devices()[:1])
     abstract = Abstract(settings, architecture, mesh)
     trips = iter([steps for steps, _ in abstract.work.phases] if name == "rollout" else [])
@@ -97,10 +97,19 @@ def test_lanes_share_a_prompt_and_attend_to_blocks():
 
 
 def test_logits_that_are_not_kept_are_computed_again(monkeypatch):
-    monkeypatch.setattr("jaxrl_llm.training.score.KEPT_LOGITS", 0)
+    monkeypatch.setattr("jaxrl_llm.training.chunks.KEPT_LOGITS", 0)
     found, work = counted("update", setting("lite_ppo", "training.score_chunk=23"))
     assert not work.chunks("update").kept
     assert found == flops.update_flops(work)
+
+
+@pytest.mark.parametrize("program", ["score", "update"])
+def test_blocks_of_the_vocabulary_count_with_the_entries_that_the_last_one_has_again(program, monkeypatch):
+    monkeypatch.setattr("jaxrl_llm.training.chunks.KEPT_LOGITS", 0)
+    found, work = counted(program, setting("lite_ppo", "training.score_chunk=90"), vocab_size=1000)
+    chunks = work.chunks(program)
+    assert chunks.entries < 1000 < chunks.count * chunks.entries
+    assert found == getattr(flops, f"{program}_flops")(work)
 
 
 def test_a_policy_and_a_reference_are_scored_in_one_program_for_their_exact_kl():
