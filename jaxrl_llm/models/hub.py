@@ -106,14 +106,20 @@ def load_config(path: Path) -> ModelConfig:
 
     Raises:
       FileNotFoundError: no config.json.
-      ValueError: the file is damaged or names what the decoder does not have.
+      ValueError: the file is damaged or names what the decoder does not have; the folder is that of a run, or holds an
+        adapter, which would be left out.
     """
     if path.suffix == ".gguf":
         return gguf.load_config(path)
+    if (path / "adapter_config.json").is_file():  # transformers would put the adapter on the model
+        raise ValueError(f"{path} holds an adapter (adapter_config.json): expected the model into which it is merged")
     file = path / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no model: looked for config.json; found {_names(path) or 'nothing'}")
-    return model_config.from_hf(tensor_files.read_json(file), str(file))
+    values = tensor_files.read_json(file)
+    if "run_dir" in values:
+        raise ValueError(f"{path} is the folder of a run, not a model: jaxrl-llm convert {path} --to FOLDER makes one")
+    return model_config.from_hf(values, str(file))
 
 
 def load_params(path: Path, config: ModelConfig, *, dtype: str = "float32", mesh: Mesh | None = None) -> Params:

@@ -8,6 +8,7 @@ it holds the adapter alone; the base stays where it was loaded from.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -99,14 +100,25 @@ class Checkpoints:
     def restore_params(self, abstract: Params) -> tuple[Params, dict[str, Any]]:
         """The parameters of the last step, placed as the shapes in ``abstract`` say, and its JSON values.
 
+        A run that goes on may delete that step while it is read (``checkpoint.keep``): the one that is last by then is
+        read in its place, with a line on stderr.
+
         Raises:
-          FileNotFoundError: there is no checkpoint.
+          FileNotFoundError: there is no checkpoint, or none any more.
           ValueError: as :meth:`restore` says.
         """
-        if self.latest is None:
-            raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
-        restored = self._restore(self.latest, params=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore())
-        return restored["params"], restored["extra"]
+        while (step := self.latest) is not None:
+            try:
+                items = {"params": ocp.args.StandardRestore(abstract), "extra": ocp.args.JsonRestore()}
+                restored = self._restore(step, **items)
+                return restored["params"], restored["extra"]
+            except ValueError:
+                self._manager.reload()
+                if self.latest == step:  # it is still there, and damaged
+                    raise
+                then = "none is left" if self.latest is None else f"checkpoint {self.latest} is read instead"
+                print(f"checkpoint {step} in {self._manager.directory} went while it was read: {then}", file=sys.stderr)
+        raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
 
     def _restore(self, step: int, **items: Any) -> Any:
         try:

@@ -231,6 +231,15 @@ def test_a_broken_config_is_refused_by_name(folder):
     refused(folder, f"{folder / 'config.json'}: model_type = 'mamba' is an unknown architecture")
 
 
+def test_a_run_and_an_adapter_are_no_models_and_the_error_says_how_to_make_one(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    told = "holds an adapter (adapter_config.json): expected the model into which it is merged"
+    refused(folder, f"{folder} {told}")
+    (folder / "adapter_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({"model": {"source": "embedded:tiny"}, "run_dir": "runs/base"}))
+    refused(folder, f"{folder} is the folder of a run, not a model: jaxrl-llm convert {folder} --to FOLDER makes one")
+
+
 @pytest.mark.parametrize("source", ["nowhere", "./org/name/deeper", "weights/model.gguf", "/no/such/folder"])
 def test_a_source_that_is_not_there_says_what_was_looked_for(source):
     refused(source, f"model.source = {source!r}: no folder or file {Path(source).absolute()}", FileNotFoundError)

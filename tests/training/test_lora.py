@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxrl_llm import config
+from jaxrl_llm import cli, config
 from jaxrl_llm.algorithm import initial_controls, policy_loss
 from jaxrl_llm.models import hub, lora
 from jaxrl_llm.models import prepared as prepared_layout
@@ -266,6 +266,27 @@ def test_an_export_is_the_base_with_the_adapter_merged_or_the_adapter_alone(runs
     np.testing.assert_allclose(whole.logits(tokens, lengths), policy.logits(tokens, lengths), atol=1e-5)
     folder = convert(runs / "whole", tmp_path / "adapter", adapter=True)
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(runs / "model")
+
+
+def test_an_export_takes_the_checkpoint_that_is_there_where_the_last_goes_while_it_is_read(
+    runs, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(runs / "whole", tmp_path / "run")
+    restore = Checkpoints._restore
+
+    def deleted_once(checkpoints: Checkpoints, step: int, **items: Any) -> Any:
+        if step == 2:
+            shutil.rmtree(tmp_path / "run" / FOLDER / "2")
+        return restore(checkpoints, step, **items)
+
+    monkeypatch.setattr(Checkpoints, "_restore", deleted_once)
+    assert cli.main(["convert", str(tmp_path / "run"), "--to", str(tmp_path / "first"), "--adapter"]) == 0
+    assert "went while it was read: checkpoint 1 is read instead" in capsys.readouterr().err
+    monkeypatch.undo()
+    runs_of = {"again": tmp_path / "run", "last": runs / "whole"}
+    others = [convert(run, tmp_path / name, adapter=True) for name, run in runs_of.items()]
+    first, again, last = ((x / "adapter_model.safetensors").read_bytes() for x in (tmp_path / "first", *others))
+    assert first == again != last
 
 
 def test_another_base_is_refused_by_a_run_that_goes_on_and_by_an_export(runs, tmp_path):
