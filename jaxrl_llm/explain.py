@@ -1,7 +1,7 @@
 """The resolved objective of a config in words and formula: every line follows from the settings and nothing else.
 
 Formulas are those of the table in ``techniques``, with the config's values in place of the knobs. A knob that is off
-has no line.
+has no line. What sections beside the algorithm say is in `explain_run.py`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,10 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 
-from jaxrl_llm import techniques
+from jaxrl_llm import explain_run, techniques
 from jaxrl_llm.algorithm import KL_CLAMP, LOG_RATIO_CLAMP
 from jaxrl_llm.training.settings import Settings
 
-_VERIFIERS = {
-    "exact": "the same text after normalization",
-    "math": "math-verify",
-}
-_FORMATS = {
-    "boxed": "in \\boxed{}",
-    "hash": "after ####",
-    "first_number": "the first number",
-    "last_number": "the last number",
-    "any": "boxed, after ####, or the last number, whichever is found first",
-}
 _WITHOUT_STD = ("none", "nonzero_share")
 # The values at which a knob does nothing.
 _OFF: dict[str, tuple[object, ...]] = {"discount": (1.0,), "gae_lambda": (None,), "gae_lambda_returns": (None,)}
@@ -78,39 +67,6 @@ class _Table:
     def lines(self, *knobs: str) -> list[Line]:
         """The lines of those that are on."""
         return [self.line(knob) for knob in knobs if getattr(self.algorithm, knob) not in _OFF.get(knob, _OFF_ELSE)]
-
-
-def _rollout(s: Settings) -> str:
-    rows = s.data.prompts_per_step * s.data.samples_per_prompt
-    return (
-        f"{s.data.prompts_per_step} prompts × {s.data.samples_per_prompt} samples = {rows} completions of at most "
-        f"{s.sampling.max_tokens} tokens, from {s.data.source} with {s.model.source}"
-    )
-
-
-def _support(s: Settings) -> str:
-    kept = [
-        text
-        for on, text in (
-            (s.sampling.top_k > 0, f"the {s.sampling.top_k} likeliest tokens (top-k)"),
-            (s.sampling.top_p < 1, f"the smallest set with mass {s.sampling.top_p:g} (top-p)"),
-            (s.sampling.min_p > 0, f"tokens of at least {s.sampling.min_p:g} × the likeliest (min-p)"),
-        )
-        if on
-    ]
-    support = "all tokens" if not kept else "of " + ", then of ".join(kept)
-    note = "" if not kept else "; sampler and trainer normalize over the same kept tokens"
-    return f"temperature {s.sampling.temperature:g}, {support}{note}"
-
-
-def _reward(s: Settings) -> str:
-    r = s.reward
-    truncated = "judged like any other" if r.truncated is None else f"always {r.truncated:g}"
-    return (
-        f"r = {r.correct:g} correct, {r.wrong:g} wrong, {r.unparseable:g} without an answer, {r.timeout:g} when the "
-        f"verifier takes over {r.timeout_seconds:g} s; a truncated completion is {truncated}. Answer: "
-        f"{_FORMATS[r.answer_format]}; verifier: {_VERIFIERS[r.verifier]}"
-    )
 
 
 def _advantage(t: _Table, s: Settings) -> list[Line]:
@@ -222,37 +178,13 @@ def _denominator(t: _Table) -> str:
     return f"L = {t.formula('aggregation')} ({a.aggregation}): {t.meaning('aggregation')}{note}"
 
 
-def _steps(s: Settings) -> str:
-    training = s.training
-    count = training.epochs * training.mini_batches
-    rows = s.data.prompts_per_step * s.data.samples_per_prompt // training.mini_batches
-    text = f"epochs {training.epochs} × mini-batches {training.mini_batches} = {count} a rollout, of {rows} completions"
-    text += " each"
-    if s.algorithm.surrogate == "reinforce" or count > 1:
-        return text
-    return (
-        f"{text}: the policy has not moved since it sampled, so the ratio is 1 (up to rounding) and clipping cannot "
-        "bind; more mini-batches or epochs make it matter"
-    )
-
-
-def _optimizer(s: Settings) -> str:
-    o = s.optimizer
-    clip = "no gradient clipping" if o.clip_norm is None else f"gradient norm at most {o.clip_norm:g}"
-    warmup = f"{o.warmup_steps} steps of warm-up, then " if o.warmup_steps else ""
-    return (
-        f"AdamW, learning rate {o.learning_rate:g} ({warmup}{o.schedule}), betas {o.beta1:g} and {o.beta2:g}, epsilon "
-        f"{o.epsilon:g}, weight decay {o.weight_decay:g}, {clip}"
-    )
-
-
 def rows(settings: Settings) -> list[Line]:
     """(heading, text) of every part of the objective, in the order in which a step computes them."""
     t = _Table(settings)
     return [
-        ("Rollout", _rollout(settings)),
-        ("Sampling", _support(settings)),
-        ("Reward", _reward(settings)),
+        ("Rollout", explain_run.rollout(settings)),
+        ("Sampling", explain_run.support(settings)),
+        ("Reward", explain_run.reward(settings)),
         *t.lines("format_coefficient", "overlong_buffer", "length_penalty", "repetition_coefficient"),
         *t.lines("reward_combination"),
         *_advantage(t, settings),
@@ -267,8 +199,9 @@ def rows(settings: Settings) -> list[Line]:
         *t.lines("entropy_coefficient", "entropy_target"),
         *_filters(t),
         ("Denominator", _denominator(t)),
-        ("Optimizer steps", _steps(settings)),
-        ("Optimizer", _optimizer(settings)),
+        ("Optimizer steps", explain_run.steps(settings)),
+        ("Optimizer", explain_run.optimizer(settings)),
+        *([("Adapter", explain_run.adapter(settings))] if settings.lora.rank is not None else []),
     ]
 
 

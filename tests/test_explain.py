@@ -103,6 +103,23 @@ def test_a_knob_that_is_on_is_said_with_its_value(overrides, heading, part):
     assert part in rows("lite_ppo", *overrides)[heading]
 
 
+ADAPTER = ("lora.rank=16", "lora.alpha=32", "lora.rank_stabilized={}", "lora.targets={}")
+
+
+@pytest.mark.parametrize(
+    ("stabilized", "targets", "scale", "where"),
+    [
+        (False, "all-linear", "alpha / rank = 32 / 16 = 2, ", "every matrix of a layer but experts and their router"),
+        (True, r".*\.(q|v)_proj", "alpha / √rank = 32 / √16 = 8, ", r"whose names .*\.(q|v)_proj matches;"),
+    ],
+)
+def test_an_adapter_is_said_with_its_rank_scale_and_targets(stabilized, targets, scale, where):
+    said = rows("lite_ppo", *(line.format(stabilized if "stabilized" in line else targets) for line in ADAPTER))
+    assert said["Adapter"].startswith(f"y = x W + s · (x A) B with A [in, 16], B [16, out] and s = {scale}beside ")
+    assert where in said["Adapter"]
+    assert "Adapter" not in rows("lite_ppo")
+
+
 CRITIC = {"baseline": "critic", "gae_lambda": 0.9, "gae_lambda_returns": 1.0, "critic_learning_rate": 1e-4}
 CRITIC |= {"critic_warmup": 0}
 NO_CLIP = {"clip_low": None, "clip_high": None}
