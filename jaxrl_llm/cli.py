@@ -87,9 +87,11 @@ def _write_rates(path: Path, rows: list[dict[str, Any]], samples: int) -> None:
 
 def _sample(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm import config as configs
+    from jaxrl_llm import distributed
     from jaxrl_llm.evaluation.sample import sample
 
     settings = configs.parse(configs.load(arguments.config, overrides))
+    distributed.require_alone("sample")
     texts = sample(settings, arguments.question, samples=arguments.samples)
     for number, text in enumerate(texts, start=1):
         print(text if len(texts) == 1 else f"[{number}] {text}")
@@ -111,9 +113,10 @@ def _diff(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _microscope(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from jaxrl_llm import microscope
+    from jaxrl_llm import distributed, microscope
 
     _refuse(overrides, "microscope")
+    distributed.require_alone("microscope")
     recipes = {Path(name).stem: microscope.load_recipe(name) for name in arguments.recipes.split(",")}
     result = microscope.compare_folder(recipes, arguments.rollouts, parameters=arguments.parameters)
     print(microscope.table(result))
@@ -122,10 +125,12 @@ def _microscope(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm import config as configs
+    from jaxrl_llm import distributed
     from jaxrl_llm.training.pretrain import PretrainSettings, pretrain
 
-    config = configs.load(arguments.config, overrides, PretrainSettings)
-    print(pretrain(configs.parse(config, PretrainSettings)))
+    settings = configs.parse(configs.load(arguments.config, overrides, PretrainSettings), PretrainSettings)
+    distributed.require_alone("pretrain")
+    print(pretrain(settings))
 
 
 def _tiers(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -142,9 +147,11 @@ def _report(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _convert(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from jaxrl_llm import distributed
     from jaxrl_llm.training.export import convert
 
     _refuse(overrides, "convert")
+    distributed.require_alone("convert")
     print(convert(arguments.run, arguments.to, adapter=arguments.adapter, certified=arguments.certify))
 
 

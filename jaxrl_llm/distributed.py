@@ -82,6 +82,19 @@ def joined(
         os._exit(1)  # a usual exit would wait for the others
 
 
+def require_alone(command: str) -> None:
+    """Refuses to compute in one of several processes, such as on a host of a pod: its devices wait for the others'.
+
+    Raises:
+      ValueError: there are other processes.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"this is one of {jax.process_count()} processes, and {command} computes in one: expected a machine alone, "
+            "or JAX_PLATFORMS=cpu"
+        )
+
+
 def _initialize(place: str, settings: DistributedSettings) -> None:
     initialize = functools.partial(
         jax.distributed.initialize,

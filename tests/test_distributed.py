@@ -10,10 +10,13 @@ import sys
 import time
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from jaxrl_llm import cli, distributed
+from jaxrl_llm import config as configs
 from jaxrl_llm.distributed import AgreedError, DistributedSettings
+from jaxrl_llm.study import job
 from tests.policies import CONFIGS
 from tests.training.test_multihost import two_places
 
@@ -114,6 +117,30 @@ def test_a_place_of_another_form_is_refused_before_anything_is_awaited(place, ca
     assert cli.main(["train", "--config", config, f"--distributed={place}"]) == 2
     told = capsys.readouterr().err
     assert f"--distributed={place}: expected HOST:PORT,PROCESS/PROCESSES" in told
+
+
+COMPUTE_ALONE = {
+    "sample": ["sample", "--config", str(CONFIGS / "lite_ppo.py"), "1+1"],
+    "pretrain": ["pretrain", "--config", str(CONFIGS / "models" / "tiny_base.py"), "--config.steps=1"],
+    "microscope": ["microscope", "--rollouts", "nowhere", "--recipes", "grpo"],
+    "convert": ["convert", "nowhere", "--to", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("command", COMPUTE_ALONE)
+def test_a_command_that_computes_alone_refuses_to_be_one_of_several_processes(command, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 16)
+    assert cli.main(COMPUTE_ALONE[command]) == 2
+    assert capsys.readouterr().err.startswith(f"error: this is one of 16 processes, and {command} computes in one")
+
+
+def test_a_run_of_a_study_refuses_to_be_one_of_several_processes(monkeypatch, tmp_path):
+    config = configs.load(CONFIGS / "lite_ppo.py")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    monkeypatch.setattr(jax, "process_count", lambda: 16)
+    monkeypatch.setattr(job, "_end_with_parent", lambda: None)
+    with pytest.raises(ValueError, match="this is one of 16 processes, and a run of a study computes in one"):
+        job._main(tmp_path)
 
 
 def test_a_limit_below_a_second_is_refused(capsys):

@@ -34,11 +34,13 @@ def _main(folder: Path) -> None:
     import jax
 
     from jaxrl_llm import config as configs
+    from jaxrl_llm import distributed
     from jaxrl_llm.report.run import write
     from jaxrl_llm.training.loop import train
 
     config = json.loads((folder / "config.json").read_text()) | {"run_dir": str(folder)}
     settings = configs.parse(config)
+    distributed.require_alone("a run of a study")
     configs.check(settings, devices=jax.device_count())
     print(f"report: {write(train(settings, config=config))}", flush=True)
 
