@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl_llm import cli_study, environment
+from jaxrl_llm import cli_study, cli_unread, environment
 from jaxrl_llm.cli_arguments import make_parser, split_overrides
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -64,6 +64,8 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> None:
         from jaxrl_llm import distributed
         from jaxrl_llm.evaluation.evaluate import evaluate_source, rates
 
+        if distributed.is_first():
+            _note("evaluate", settings, overrides)
         evaluation, problems = evaluate_source(settings)
 
         def conclude() -> None:
@@ -92,9 +94,15 @@ def _sample(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     settings = configs.parse(configs.load(arguments.config, overrides))
     distributed.require_alone("sample")
+    _note("sample", settings, overrides)
     texts = sample(settings, arguments.question, samples=arguments.samples)
     for number, text in enumerate(texts, start=1):
         print(text if len(texts) == 1 else f"[{number}] {text}")
+
+
+def _note(command: str, settings: Any, overrides: list[str]) -> None:
+    for line in cli_unread.notes(command, settings, overrides):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _explain(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -129,6 +137,7 @@ def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm.training.pretrain import PretrainSettings, pretrain
 
     settings = configs.parse(configs.load(arguments.config, overrides, PretrainSettings), PretrainSettings)
+    configs.check_ranges(settings)
     distributed.require_alone("pretrain")
     print(pretrain(settings))
 

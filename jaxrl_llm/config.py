@@ -183,7 +183,21 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 
 
-def _value(settings: Settings, path: str) -> Any:
+def check_ranges(settings: Any) -> None:
+    """Refuses a value out of its range; of another command's settings, those keys that a run has too.
+
+    Raises:
+      ValueError: it names the key and the value.
+    """
+    kinds = key_types(type(settings))
+    for expected, holds, paths in _RANGES:
+        for path in paths.split():
+            value = _value(settings, path) if path in kinds else None
+            if value is not None and not holds(value):
+                raise ValueError(f"{path} = {value!r}: expected {expected}")
+
+
+def _value(settings: Any, path: str) -> Any:
     return functools.reduce(getattr, path.split("."), settings)
 
 
@@ -230,11 +244,7 @@ def check(settings: Settings, *, devices: int | None) -> None:
       ValueError: a value out of range, rows that do not divide into mini-batches or over the mesh, or knobs of the
         algorithm that contradict each other. It names the keys and their values.
     """
-    for expected, holds, paths in _RANGES:
-        for path in paths.split():
-            value = _value(settings, path)
-            if value is not None and not holds(value):
-                raise ValueError(f"{path} = {value!r}: expected {expected}")
+    check_ranges(settings)
     _check_rows(settings, devices)
     _check_lora(settings)
     knobs = settings.algorithm

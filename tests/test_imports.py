@@ -52,11 +52,13 @@ LAYERS: dict[str, set[str]] = {
     "cli_study": {"distributed", "training.log", "study"},
     "cli_tiers": {"schema", "config", "data", "rewards"},
     "cli_arguments": {"cli_study"},
+    "cli_unread": {"training.settings"},
     "cli": CONFIG
     | {
         "cli_arguments",
         "cli_study",
         "cli_tiers",
+        "cli_unread",
         "study",
         "environment",
         "explain",

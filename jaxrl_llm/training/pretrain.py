@@ -72,6 +72,9 @@ class PretrainSettings:
     optimizer: OptimizerSettings
 
     def __post_init__(self):
+        for key in ("rows", "width"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} = {getattr(self, key)}: expected at least 1")
         if self.task not in TASKS:
             raise ValueError(f"task = {self.task!r}: the built-in tasks are {', '.join(TASKS)}")
 
@@ -89,7 +92,11 @@ def documents(settings: PretrainSettings, tokenizer: Tokenizer) -> Iterator[list
 
 
 def pack(stream: Iterator[list[int]], rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions and segments, int32 [rows, width]: whole documents side by side, 0-padded (segment 0)."""
+    """Tokens, positions and segments, int32 [rows, width]: whole documents side by side, 0-padded (segment 0).
+
+    Raises:
+      ValueError: none of the documents fits.
+    """
     tokens, positions, segments = (np.zeros((rows, width), np.int32) for _ in range(3))
     for row in range(rows):
         start, segment = 0, 1
@@ -101,6 +108,8 @@ def pack(stream: Iterator[list[int]], rows: int, width: int) -> tuple[np.ndarray
             positions[row, start:end] = np.arange(len(document))
             segments[row, start:end] = segment
             start, segment = end, segment + 1
+    if not segments.any():  # a mean over no token is not a number, and would be in all weights
+        raise ValueError(f"width = {width}: no text of this step fits a row; expected the tokens of the longest")
     return tokens, positions, segments
 
 

@@ -10,8 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxrl_llm.algorithm import initial_controls
 from jaxrl_llm.training.checkpoint import FOLDER, Checkpoints
 from jaxrl_llm.types import TrainState
+from tests import policies
+
+ALGORITHM = policies.algorithm()
 
 
 def save(run: Path, *steps: int, keep: int | None = None) -> None:
@@ -19,7 +23,8 @@ def save(run: Path, *steps: int, keep: int | None = None) -> None:
     with Checkpoints(run, keep=keep) as checkpoints:
         for step in steps:
             params = {"w": jnp.full(4, float(step))}
-            checkpoints.save(step, TrainState(jnp.int32(step), params, {}, {}, {}, {}, {}), {"step": step})
+            state = TrainState(jnp.int32(step), params, {}, {}, initial_controls(ALGORITHM), {}, {})
+            checkpoints.save(step, state, {"step": step})
 
 
 def remove(run: Path, *steps: int) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from jaxrl_llm import config
+from jaxrl_llm import cli, config
 from jaxrl_llm.data import tokens
 from jaxrl_llm.models import hub, weights
 from jaxrl_llm.training.pretrain import PretrainSettings, Sizes, documents, pack, pretrain
@@ -25,6 +25,29 @@ def test_packed_rows_hold_whole_documents_each_a_segment_from_position_0():
     assert tokens.tolist() == [[5, 6, 7, 8, 9, 0], [3, 3, 0, 0, 0, 0]]
     assert positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 0, 0]]
     assert segments.tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]]
+
+
+def test_rows_that_no_document_fits_are_refused():
+    with pytest.raises(ValueError, match="width = 6: no text of this step fits a row"):
+        pack(iter([[1] * 7, [2] * 8]), rows=2, width=6)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("steps=0", "steps = 0: expected at least 1"),
+        ("rows=0", "rows = 0: expected at least 1"),
+        ("width=0", "width = 0: expected at least 1"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate = -1.0: expected above 0"),
+        ("optimizer.beta2=1", "optimizer.beta2 = 1.0: expected 0 or more and below 1"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_before_anything_is_written(override, told, tmp_path, capsys):
+    file = str(CONFIGS / "models" / "tiny_base.py")
+    changes = [f"--config.folder={tmp_path / 'model'}", "--config.steps=1", f"--config.{override}"]
+    assert cli.main(["pretrain", "--config", file, *changes]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 def test_every_document_fits_a_row_and_ends_with_the_stop_token():
