@@ -179,7 +179,7 @@ def get_config() -> ConfigDict:
     # A group's completions share one copy of their prompt, several in a lane; False: a row is a completion, padded
     c.training.pack = True
     c.training.skip_rows = True  # rows without gradient are not computed; their tokens count in no policy metric
-    c.training.score_chunk = 256  # tokens on one device whose logits are worked on at a time
+    c.training.score_chunk = 256  # of so many tokens are logits held on a device at a time
     c.training.offload_reference = False  # the reference policy lies in the hosts' memory while nothing reads it
     # times the loss that balances experts (k, the experts of a token, if they are), over the tokens that are trained
     # on; not 0: of a model with experts, and no row is skipped
