@@ -8,6 +8,8 @@ library names a device.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 ROW_AXES = ("data", "fsdp")  # mesh axes that rows of a batch are split over
+SAMPLE_AXES = (*ROW_AXES, "sequence")  # and those of a rollout, whose columns are never split
 
 # Logical axes of the weight tables -> mesh axis. No catch-all: an unknown axis is an error.
 RULES: dict[str, str | None] = {
@@ -155,6 +158,40 @@ def constrain_rows(x: jax.Array) -> jax.Array:
     if mesh.empty or x.shape[0] % row_devices(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))
+
+
+def sample_axes(rows: int, samples: int, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh axes that the rows of a rollout are split over: data, fsdp and sequence, or else data and fsdp, or none.
+
+    Every device has whole groups, or a part of one group, so that what it reads of prompts is its own. Along other axes
+    the work is repeated.
+
+    Args:
+      rows: B, prompt-major.
+      samples: G, rows of a prompt.
+      sizes: of the mesh axes.
+    """
+    for axes in (SAMPLE_AXES, ROW_AXES):
+        own, rest = divmod(rows, math.prod(sizes[axis] for axis in axes))
+        if rest == 0 and (own % samples == 0 or samples % own == 0):
+            return axes
+    return ()
+
+
+def constrain_samples(x: jax.Array, samples: int) -> jax.Array:
+    """States that rows of a rollout are split over :func:`sample_axes`: where a mesh is set (`jax.set_mesh`)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not (axes := sample_axes(len(x), samples, mesh.shape)):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def constrain_whole(x: jax.Array, axis: int) -> jax.Array:
+    """States that ``x`` is not split along ``axis``, and nothing of its other axes: where a mesh is set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    axes = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes[:axis], None, *axes[axis + 1 :]))
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:

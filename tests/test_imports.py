@@ -32,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "techniques": {"knobs", "knob_rules", "techniques"},
     "algorithm": CORE | {"knobs", "algorithm"},
     "sharding": CORE,
-    "sampling": CORE | {"sampling"},
+    "sampling": CORE | {"sharding", "sampling"},
     "distributed": set(),
     "models": CORE | {"sharding", "models"},
     "data": {"data"},

@@ -13,7 +13,15 @@ import pytest
 
 from jaxrl_llm.models import decoder, weights
 from jaxrl_llm.models.config import from_hf
-from jaxrl_llm.sharding import MESH_AXES, MeshSettings, constrain_tokens, lay_devices, make_mesh, shard_rows
+from jaxrl_llm.sharding import (
+    MESH_AXES,
+    MeshSettings,
+    constrain_tokens,
+    lay_devices,
+    make_mesh,
+    sample_axes,
+    shard_rows,
+)
 from tests.models import tiny
 
 # Two key/value heads for eight query heads: `tensor` and `sequence` split the heads further than that.
@@ -86,6 +94,22 @@ def test_what_the_sequence_axis_does_not_divide_is_refused():
         six_heads = decoder.functions(dataclasses.replace(CONFIG, heads=6))
         with pytest.raises(ValueError, match=r"mesh\.sequence = 4 does not divide the 6 heads"):
             jax.eval_shape(six_heads.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "samples", "sizes", "axes"),
+    [
+        (16, 4, (2, 2, 2, 2), ("data", "fsdp", "sequence")),  # two groups a device
+        (2, 8, (1, 2, 1, 4), ("data", "fsdp", "sequence")),  # two rows of one group
+        (1, 8, (1, 2, 1, 4), ("data", "fsdp", "sequence")),
+        (6, 4, (1, 2, 1, 4), ("data", "fsdp")),  # three rows a device, of groups of four
+        (6, 3, (1, 2, 1, 4), ("data", "fsdp")),  # 18 rows over 8 devices
+        (3, 3, (1, 2, 1, 4), ()),  # 9 rows over 2
+        (3, 2, (1, 2, 1, 1), ()),  # three rows a device, of groups of two
+    ],
+)
+def test_a_device_has_whole_groups_of_a_rollout_or_a_part_of_one(prompts, samples, sizes, axes):
+    assert sample_axes(prompts * samples, samples, dict(zip(MESH_AXES, sizes, strict=True))) == axes
 
 
 @dataclasses.dataclass(frozen=True)

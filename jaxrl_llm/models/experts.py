@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxrl_llm.models.architecture import ModelConfig
-from jaxrl_llm.sharding import ROW_AXES, row_devices, spec
+from jaxrl_llm.sharding import ROW_AXES, row_devices, sample_axes, spec
 from jaxrl_llm.types import Array, Routing
 
 GROUPED = "grouped products of experts"  # the name of their results, for what the backward pass keeps
@@ -63,8 +63,10 @@ def _on_own_tokens(x: Array, chosen: Array, share: Array, gate: Array, up: Array
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return mixture(x, chosen, share, gate, up, down)
-    split = len(x) % row_devices(mesh) == 0
-    tokens = PartitionSpec(ROW_AXES if split else None, *(["sequence"] if x.ndim == 3 else []))
+    if x.ndim == 3:
+        tokens = PartitionSpec(ROW_AXES if len(x) % row_devices(mesh) == 0 else None, "sequence")
+    else:  # tokens of a rollout, or whole rows, which `sequence` does not split
+        tokens = PartitionSpec(sample_axes(len(x), 1, mesh.shape))
     inputs = spec(("experts", "embed", "mlp"), gate.shape, mesh, whole=("fsdp",))
     outputs = spec(("experts", "mlp", "embed"), down.shape, mesh, whole=("fsdp",))
 

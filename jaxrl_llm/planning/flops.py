@@ -6,6 +6,8 @@ asks for: every completion once with its prompt, a group's prompt once, and the 
 
 from __future__ import annotations
 
+import math
+
 from jaxrl_llm.models import lora
 from jaxrl_llm.models.attention import BLOCK
 from jaxrl_llm.models.config import ModelConfig
@@ -49,10 +51,17 @@ def computed_pairs(passes: Passes) -> float:
 
 
 def rollout_flops(work: Work) -> float:
+    """Of all devices, also where several compute the same: rows that are not split over them, or one group's prompt."""
+    devices = math.prod(work.mesh.values()) // work.mesh["tensor"]
+    prompts, rows = work.sampled
+    return sampling_flops(work, devices * prompts, devices * rows)
+
+
+def sampling_flops(work: Work, prompts: int, rows: int) -> float:
     """One prefill a prompt, then a decode step a token, each over the whole width of the cache at that time."""
-    c, rows = work.config, work.rows
-    total = c.layers * layer_flops(c, work.prompts * work.prompt_width, work.prompts * causal_pairs(work.prompt_width))
-    total += head_flops(c, work.prompts)
+    c = work.config
+    total = c.layers * layer_flops(c, prompts * work.prompt_width, prompts * causal_pairs(work.prompt_width))
+    total += head_flops(c, prompts)
     for steps, width in work.phases:
         total += steps * (c.layers * layer_flops(c, rows, rows * (work.prompt_width + width)) + head_flops(c, rows))
     return total
@@ -136,7 +145,8 @@ def useful_flops(work: Work) -> dict[str, float]:
     """FLOPs of one run of each program that the model itself asks for: what MFU counts."""
     score = work.score_passes * useful_forward_flops(work, work.score)
     update = useful_update_flops(work)
-    return {"rollout": rollout_flops(work), "score": score, "update": update, "apply": 0.0}
+    sampling = sampling_flops(work, work.prompts, work.rows)
+    return {"rollout": sampling, "score": score, "update": update, "apply": 0.0}
 
 
 def computed_flops(work: Work) -> dict[str, float]:

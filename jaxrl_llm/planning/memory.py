@@ -77,11 +77,6 @@ def held_parameters(work: Work, program: str) -> float:
     return parameter_bytes(work) + reference * base_bytes(work) + layout
 
 
-def rollout_ways(work: Work) -> int:
-    """Prompts that do not divide over the mesh lie whole on every device."""
-    return work.row_ways if work.prompts % work.row_ways == 0 else 1
-
-
 def _token_bytes_of_cache(work: Work) -> float:
     c, tensor = work.config, work.mesh["tensor"]
     heads = c.kv_heads / tensor if c.kv_heads % tensor == 0 else c.kv_heads
@@ -89,10 +84,10 @@ def _token_bytes_of_cache(work: Work) -> float:
 
 
 def cache_bytes(work: Work, width: int | None = None) -> float:
-    """Keys and values of every prompt (once a group) and of ``width`` completion tokens of every row."""
-    columns = work.width if width is None else width
-    positions = work.prompts * work.prompt_width + work.rows * columns
-    return positions / rollout_ways(work) * _token_bytes_of_cache(work)
+    """Keys and values on one device: of its prompts (once a group), and of ``width`` completion tokens of its rows."""
+    prompts, rows = work.sampled
+    positions = prompts * work.prompt_width + rows * (work.width if width is None else width)
+    return positions * _token_bytes_of_cache(work)
 
 
 def tokens_on_device(work: Work, program: str) -> float:
@@ -144,10 +139,10 @@ def activation_bytes(work: Work, program: str) -> float:
     """
     c, tensor = work.config, work.mesh["tensor"]
     if program == "rollout":
-        ways = rollout_ways(work)
+        prompts, rows = work.sampled
         of_token = layer_numbers(work) * work.number + c.heads / tensor * work.prompt_width * (FLOAT + work.number)
-        logits = work.rows / ways * c.vocab_size / tensor * FLOAT * 2
-        return max(work.prompts / ways * work.prompt_width * of_token, logits)
+        logits = rows * c.vocab_size / tensor * FLOAT * 2
+        return max(prompts * work.prompt_width * of_token, logits)
     if program == "apply":
         on_the_way = 4 * moment_bytes(work) if work.offload else 0.0  # moments, the old beside the new
         return trained_bytes(work) + on_the_way  # the gradients

@@ -11,7 +11,6 @@ from jaxrl_llm.planning.memory import (
     cache_bytes,
     layer_numbers,
     moment_bytes,
-    rollout_ways,
     sampling_bytes,
     score_numbers,
     tokens_on_device,
@@ -72,8 +71,8 @@ def network_traffic(work: Work, program: str) -> dict[str, float]:
         return 2 * c.layers * 2 * share("tensor") * tokens * c.width * number
 
     if program == "rollout":
-        tokens = (work.prompts * work.prompt_width + work.rows * (work.width - 1)) / rollout_ways(work)
-        return {"tensor": sums(tokens)}
+        prompts, rows = work.sampled
+        return {"tensor": sums(prompts * work.prompt_width + rows * (work.width - 1))}
     if program == "apply":
         return {}
     layers = (weights.parameter_count(dataclasses.replace(c, tied=True)) - c.vocab_size * c.width) / mesh["tensor"]

@@ -22,7 +22,7 @@ from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.models.prepared import kept_apart
 from jaxrl_llm.sampling.generate import cache_widths
 from jaxrl_llm.sampling.support import Sampling
-from jaxrl_llm.sharding import MESH_AXES, ROW_AXES
+from jaxrl_llm.sharding import MESH_AXES, ROW_AXES, sample_axes
 from jaxrl_llm.training import balancing
 from jaxrl_llm.training.chunks import Chunks, chunks_of, may_cut_entries
 from jaxrl_llm.training.layouts import Budget, Sequences
@@ -137,6 +137,12 @@ class Work:
     def row_ways(self) -> int:
         """Devices that rows are split over."""
         return math.prod(self.mesh[axis] for axis in ROW_AXES)
+
+    @property
+    def sampled(self) -> tuple[int, int]:
+        """Prompts and rows of a rollout on one device: where it has a part of a group, the prompt is there whole."""
+        ways = math.prod(self.mesh[axis] for axis in sample_axes(self.rows, self.samples, self.mesh))
+        return -(-self.prompts // ways), self.rows // ways
 
     @property
     def phases(self) -> list[tuple[int, int]]:

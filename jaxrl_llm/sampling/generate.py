@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.sampling.keys import row_keys, token_uniforms
 from jaxrl_llm.sampling.support import Sampling, support_logits
+from jaxrl_llm.sharding import constrain_samples, constrain_whole
 from jaxrl_llm.types import Array, KVCache, Model, Params, Rollout
 
 BLOCK = 128  # vocabulary entries whose sum is one step of the inverse CDF
@@ -53,13 +55,18 @@ def cache_widths(max_tokens: int) -> tuple[int, ...]:
     return tuple(min(width, max_tokens) for width in range(step, max_tokens + step, step))
 
 
+def _over_columns(function: Callable[[Array, int], Array], cache: KVCache) -> KVCache:
+    """``function`` of every array of a cache and its axis of columns."""
+    return KVCache(tuple(function(k, 3) for k in cache.keys), tuple(function(v, 2) for v in cache.values))
+
+
 def _grow(cache: KVCache, width: int) -> KVCache:
     def pad(x: Array, axis: int) -> Array:
         spread = [(0, 0)] * x.ndim
         spread[axis] = (0, width - x.shape[axis])
         return jnp.pad(x, spread)
 
-    return KVCache(tuple(pad(k, 3) for k in cache.keys), tuple(pad(v, 2) for v in cache.values))
+    return _over_columns(pad, cache)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "samples", "sampling", "stop_ids", "pad_id", "lanes"))
@@ -100,7 +107,7 @@ def generate(
     rows = prompts * samples
 
     def repeat(x: Array) -> Array:
-        return jnp.repeat(x, samples, axis=0, total_repeat_length=rows)
+        return constrain_samples(jnp.repeat(x, samples, axis=0), samples)
 
     keys = row_keys(key, repeat(prompt_id), jnp.tile(jnp.arange(samples), prompts))
     start = repeat(prompt_length)
@@ -127,6 +134,8 @@ def generate(
         return jax.nn.log_softmax(support_logits(model.unembed_prepared(prepared, hidden), sampling))
 
     hidden, prompt_cache = model.prefill(prepared, prompt_tokens, prompt_length)
+    # Devices that share a group may have cut its prompt among them, which each token would then have to bring together.
+    prompt_cache = _over_columns(constrain_whole, prompt_cache)
     carry = {
         "token": jnp.full(rows, pad_id, jnp.int32),
         "done": jnp.zeros(rows, bool),

@@ -49,6 +49,23 @@ def test_a_rollout_prefills_once_a_prompt_and_decodes_in_phases(family):
     assert found == flops.rollout_flops(work)
 
 
+@pytest.mark.parametrize(
+    ("mesh", "prefills", "rows"),
+    [
+        ((1, 4, 2, 1), 1, 1),
+        ((1, 2, 1, 2), 1, 1),
+        ((1, 2, 1, 4), 2, 1),  # 4 prompts with 2 rows each: a row a device, and its prompt
+        ((1, 2, 1, 3), 3, 3),  # the 3 devices along sequence do the same
+        ((1, 3, 2, 1), 3, 3),
+    ],
+)
+def test_a_rollout_counts_what_several_devices_compute(mesh, prefills, rows):
+    work = work_of(setting(), from_hf(CASES["qwen3"], "qwen3"), mesh, platform="cpu")
+    useful = flops.sampling_flops(work, work.prompts, work.rows)
+    assert flops.useful_flops(work)["rollout"] == useful
+    assert flops.rollout_flops(work) == flops.sampling_flops(work, prefills * work.prompts, rows * work.rows) >= useful
+
+
 @pytest.mark.parametrize("chunk", [1024, 24])
 def test_scoring_is_a_forward_pass_with_filled_chunks(chunk):
     found, work = counted("score", setting("lite_ppo", f"training.score_chunk={chunk}"))

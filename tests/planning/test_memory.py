@@ -64,8 +64,19 @@ def test_the_cache_holds_a_prompt_once_and_every_row_at_full_width():
 def test_rows_and_heads_split_the_cache_and_what_does_not_divide_lies_whole():
     whole = memory.cache_bytes(work((1, 1, 1, 1)))
     assert memory.cache_bytes(work((1, 4, 2, 1))) == whole / 8  # 4 prompts, 2 key/value heads
-    assert memory.cache_bytes(work((1, 8, 1, 1))) == whole  # 4 prompts over 8 devices
+    assert memory.cache_bytes(work((1, 2, 1, 2))) == whole / 4  # along sequence too
+    assert memory.cache_bytes(work((1, 3, 1, 1))) == whole  # 8 rows over 3 devices
+    assert memory.cache_bytes(work((1, 2, 1, 3))) == whole / 2  # nor over 6, but over the 2 of fsdp
     assert memory.cache_bytes(work((1, 1, 4, 1))) == whole  # 2 heads over 4 devices
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1, 1), (1, 2, 1, 4)])
+def test_devices_that_share_a_group_have_its_prompt_each(mesh):
+    of = work(mesh)  # 4 prompts with 2 rows each over 8 devices
+    assert of.sampled == (1, 1)
+    model = decoder.functions(of.config)
+    shapes = jax.eval_shape(lambda: (model.empty_cache(1, of.prompt_width), model.empty_cache(1, of.width)))
+    assert memory.cache_bytes(of) == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
 @pytest.mark.parametrize("program", ["rollout", "score", "update"])
