@@ -189,7 +189,7 @@ def get_config() -> ConfigDict:
     c.mesh.data = 1
     c.mesh.fsdp = -1
     c.mesh.tensor = 1
-    c.mesh.sequence = 1  # of the columns of a row, for long ones
+    c.mesh.sequence = 1  # of the columns of a row, for long ones; in a rollout, of its rows
 
     c.distributed = ConfigDict()  # several processes; read with --distributed
     c.distributed.heartbeat_seconds = 60  # silence after which a process is dead, and all others end
