@@ -54,6 +54,7 @@ __all__ = [
     "next_controls",
     "policy_loss",
     "rows_with_gradient",
+    "scores_in_loss_alone",
     "shape_rewards",
     "value_loss",
 ]
@@ -87,3 +88,15 @@ def needs_greedy(algorithm: Algorithm) -> bool:
 def needs_sum_pi_squared(algorithm: Algorithm) -> bool:
     """Whether the policy that sampled must be scored for log-probabilities and Σ_v π(v)²."""
     return algorithm.baseline == "optimal_token"
+
+
+def scores_in_loss_alone(algorithm: Algorithm) -> bool:
+    """Whether rollouts are scored, and the loss of a row alone reads its scores: of other rows they are not needed.
+
+    Elsewhere advantages are made of scores (a KL in the reward, a critic, the optimal token baseline), or those of one
+    row change the weights of others (rejected tokens are in no denominator, a normalized correction has mean 1).
+    """
+    a = algorithm
+    scored = a.old_logprobs == "trainer" or a.kl_placement == "loss"
+    in_advantages = a.kl_placement == "reward" or needs_critic(a) or needs_sum_pi_squared(a)
+    return scored and not in_advantages and a.rejection == "none" and a.correction_normalize == "none"

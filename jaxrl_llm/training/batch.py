@@ -17,6 +17,7 @@ from jaxrl_llm.algorithm import (
     kl_estimate,
     loss_weights,
     needs_exact_kl,
+    rows_with_gradient,
     shape_rewards,
 )
 from jaxrl_llm.core import diagnostics, shaping
@@ -45,6 +46,8 @@ class Judged(NamedTuple):
 
 class Scored(NamedTuple):
     """What the networks say of each token of a rollout, before any update; [B, T] each.
+
+    Log-probabilities and :class:`~jaxrl_llm.training.score.Scores` of a row that was not scored are 0.
 
     Attributes:
       old_logprobs: of the policy that the ratio is measured against.
@@ -146,6 +149,26 @@ def make_batcher(algorithm: Algorithm, max_tokens: int, loop: LoopSettings) -> B
         return batch, result.controls, metrics
 
     return batcher
+
+
+def make_completer(algorithm: Algorithm) -> Callable[[TrainBatch, Scored], tuple[TrainBatch, Metrics]]:
+    """(batch that was made without scores, scored) -> the batch with them, and what they change of its metrics.
+
+    Of an algorithm whose loss alone reads them; the rows in which it finds no gradient need none, and no metric of the
+    gap between trainer and sampler counts them.
+    """
+
+    @jax.jit
+    def completer(batch: TrainBatch, scored: Scored) -> tuple[TrainBatch, Metrics]:
+        correction, metrics = None, {}
+        if algorithm.old_logprobs == "trainer":
+            mask = batch.mask & rows_with_gradient(algorithm, batch)[:, None]
+            gap = correct_gap(algorithm, scored.old_logprobs, batch.sampler_logprobs, mask)
+            correction, metrics = gap.weights, gap.metrics
+        of_scores = {"old_logprobs": scored.old_logprobs, "ref_logprobs": scored.ref_logprobs, "correction": correction}
+        return dataclasses.replace(batch, **of_scores), metrics
+
+    return completer
 
 
 def _describe(rollout: Rollout, judged: Judged, mask: Array, loop: LoopSettings) -> Metrics:

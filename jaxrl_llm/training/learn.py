@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrl_llm.algorithm import Algorithm, needs_exact_kl, needs_sum_pi_squared, next_controls
+from jaxrl_llm.algorithm import Algorithm, needs_exact_kl, next_controls
 from jaxrl_llm.models.attend import implementation
 from jaxrl_llm.models.config import ModelConfig
 from jaxrl_llm.sampling.keys import ORDER, step_key
@@ -23,6 +23,7 @@ from jaxrl_llm.training.collect import Completions, trim
 from jaxrl_llm.training.layouts import Budget
 from jaxrl_llm.training.offload import to_device_memory
 from jaxrl_llm.training.packing import Packing, Saved, pack_batch
+from jaxrl_llm.training.scoring import score_and_weigh
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.training.step import Programs
@@ -36,7 +37,7 @@ class Lesson(NamedTuple):
     Attributes:
       state: after all its optimizer steps.
       means: of the rollout and of its updates, under the names of metrics.jsonl.
-      rollout, judged, scored: what it learned from, on the mesh.
+      rollout, judged, scored: what it learned from, on the mesh; see :func:`score_and_weigh` for the rows scored.
     """
 
     state: TrainState
@@ -69,13 +70,17 @@ def learn(
     judged = _judged(settings, completions, greedy)
     saved: dict[str, Saved] = {}
 
-    def passes_of_rollout() -> list[Packing]:
-        work = passes_over(settings, session, rollout, to_host(rollout.prompt_id))
-        saved["score"] = work.saved
+    training, whole = settings.training, saves_rollout(settings, step)
+    skips = training.skip_rows and not training.balancing_coefficient  # every row has experts to balance
+
+    def passes_of_rollout(batch: Rollout | TrainBatch, policy: Algorithm | None) -> list[Packing]:
+        work = passes_over(settings, session, batch, to_host(rollout.prompt_id), policy)
+        saved.setdefault("score", work.saved)  # of what the step reads; what is scored for the file comes after it
         return work.passes
 
-    scored = score_rollout(algorithm, programs, state, reference, rollout, passes_of_rollout)
-    batch, controls, metrics = programs.batch(rollout, judged, scored, state.controls)
+    scored, batch, controls, metrics = score_and_weigh(
+        algorithm, programs, state, reference, rollout, judged, passes_of_rollout, skips=skips, whole=whole
+    )
     state = dataclasses.replace(state, controls=controls)
     rows_of_parts = [np.asarray(rows) for rows in mini_batches(settings, step)]
     parts = [shard_rows(programs.slice(batch, rollout.prompt_id, rows), session.mesh) for rows in rows_of_parts]
@@ -94,8 +99,6 @@ def learn(
         saved["critic"] = _sum(work)
     if step > (algorithm.critic_warmup or 0):
         in_loss = needs_exact_kl(algorithm) and algorithm.kl_placement == "loss"
-        training = settings.training
-        skips = training.skip_rows and not training.balancing_coefficient  # every row has experts to balance
         work = passes(algorithm if skips else None)
         others = [to_device_memory(reference)] if in_loss else []
         state, of_policy = _updates(programs.update, state, parts, work, *others)
@@ -192,36 +195,9 @@ def _judged(settings: Settings, completions: Completions, greedy: Completions | 
     return Judged(completions.rewards, completions.correct, completions.parseable, source, of_greedy)
 
 
-def score_rollout(
-    algorithm: Algorithm,
-    programs: Programs,
-    state: TrainState,
-    reference: Params | None,
-    rollout: Rollout,
-    passes_of_rollout: Callable[[], list[Packing]],
-) -> Scored:
-    """What the algorithm reads of policy, reference and critic, before any update.
-
-    Args:
-      passes_of_rollout: makes the passes over all rows; called where something must be scored.
-    """
-    critic = programs.critic
-    from_trainer = algorithm.old_logprobs == "trainer"
-    exact_in_reward = needs_exact_kl(algorithm) and algorithm.kl_placement == "reward"
-    of_policy = from_trainer or exact_in_reward or needs_sum_pi_squared(algorithm)
-    if not of_policy and reference is None and critic is None:
-        return Scored(rollout.sampler_logprobs)
-    passes = passes_of_rollout()
-    reference = to_device_memory(reference)
-    policy = None
-    if of_policy:
-        policy = programs.score(state.policy, rollout, passes, reference if exact_in_reward else None)
-    return Scored(
-        old_logprobs=policy.logprobs if policy is not None and from_trainer else rollout.sampler_logprobs,
-        policy=policy,
-        ref_logprobs=None if reference is None else programs.score(reference, rollout, passes).logprobs,
-        values=None if critic is None else critic.values(state.critic_params, rollout, passes),
-    )
+def saves_rollout(settings: Settings, step: int) -> bool:
+    """Whether the rollout of a step is written to disk, with the scores of all its rows."""
+    return settings.log.rollouts_every > 0 and step % settings.log.rollouts_every == 0
 
 
 def mini_batches(settings: Settings, step: Array | int) -> list[Array]:

@@ -23,7 +23,7 @@ from jaxrl_llm.sharding import to_host
 from jaxrl_llm.training import rollouts
 from jaxrl_llm.training.checkpoint import Checkpoints, require_base
 from jaxrl_llm.training.collect import Completions, collect, complete_greedily
-from jaxrl_llm.training.learn import Lesson, budget_of, learn, passes_over
+from jaxrl_llm.training.learn import Lesson, budget_of, learn, passes_over, saves_rollout
 from jaxrl_llm.training.log import RunLog
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import (
@@ -117,7 +117,7 @@ def _train(
             "tokens_per_second": tokens / seconds,
         }
         log.speed(step, clock if greedy is None else clock | {"greedy_seconds": baseline - sampled})
-        if settings.log.rollouts_every and step % settings.log.rollouts_every == 0:
+        if saves_rollout(settings, step):
             _save_rollout(step, settings, config, session, programs, lesson)
         last = step == settings.steps
         if held_out and (last or step % settings.evaluation.every == 0):

@@ -12,12 +12,12 @@ import optax
 
 from jaxrl_llm.algorithm import Algorithm, initial_controls, needs_critic, needs_sum_pi_squared
 from jaxrl_llm.sharding import replicated
-from jaxrl_llm.training.batch import Batcher, make_batcher, make_slicer
+from jaxrl_llm.training.batch import Batcher, Scored, make_batcher, make_completer, make_slicer
 from jaxrl_llm.training.optimizer import init_optimizer, learning_rate, make_optimizer
 from jaxrl_llm.training.score import Scorer, ValueScorer
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate
-from jaxrl_llm.types import Array, Critic, Model, Params, TrainBatch, TrainState, split_policy
+from jaxrl_llm.types import Array, Critic, Metrics, Model, Params, TrainBatch, TrainState, split_policy
 
 
 def init_state(
@@ -75,7 +75,8 @@ class Programs(NamedTuple):
 
     Attributes:
       learning_rate: optimizer step of the policy -> rate.
-      score, batch, slice, update: see `Scorer`, `make_batcher`, `make_slicer`, `PolicyUpdate`.
+      score, batch, complete, slice, update: see `Scorer`, `make_batcher`, `make_completer`, `make_slicer`,
+        `PolicyUpdate`.
       critic: None without one.
       offload: whether the optimizers' moments lie on the hosts between updates.
     """
@@ -84,6 +85,7 @@ class Programs(NamedTuple):
     learning_rate: optax.Schedule
     score: Scorer
     batch: Batcher
+    complete: Callable[[TrainBatch, Scored], tuple[TrainBatch, Metrics]]
     slice: Callable[[TrainBatch, Array, Any], TrainBatch]
     update: PolicyUpdate
     critic: CriticPrograms | None
@@ -115,6 +117,7 @@ def make_programs(settings: Settings, model: Model, critic: Critic | None) -> Pr
         learning_rate(settings.optimizer, steps * updates),
         Scorer(model, sampling, chunk, concentration=needs_sum_pi_squared(algorithm)),
         make_batcher(algorithm, max_tokens, settings.log.loop),
+        make_completer(algorithm),
         make_slicer(algorithm, max_tokens),
         PolicyUpdate(
             model, algorithm, sampling, optimizer, chunk, balancing_coefficient=training.balancing_coefficient

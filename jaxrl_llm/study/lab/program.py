@@ -33,8 +33,9 @@ from jaxrl_llm.study.lab.lanes import Lane, Problems, Seen, Transform, with_valu
 from jaxrl_llm.study.lab.verify import verify
 from jaxrl_llm.training.batch import Judged, rewards_of
 from jaxrl_llm.training.collect import greedy_sampling
-from jaxrl_llm.training.learn import mini_batches, score_rollout
+from jaxrl_llm.training.learn import mini_batches
 from jaxrl_llm.training.packing import plain
+from jaxrl_llm.training.scoring import score_rollout
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.step import Programs, make_programs
 from jaxrl_llm.types import Array, Mean, Metrics, Model, Params, Rollout, TrainBatch, TrainState
