@@ -35,7 +35,8 @@ RUNS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "exact KL in the loss": (
         "lite_ppo",
         {"kl_placement": "loss", "kl_estimator": "exact", "kl_coefficient": 0.1, "sampling.top_p": 0.9}
-        | {"training.tokens_per_pass": 64, "training.score_chunk": 32, "training.offload_reference": True},
+        | {"training.tokens_per_pass": 64, "training.score_chunk": 32, "training.offload_reference": True}
+        | {"group_filter": "zero_variance", "log.rollouts_every": 1},
         ("effect/kl_placement", "kl_ref"),
     ),
     "exact KL in the reward": (

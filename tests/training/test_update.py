@@ -32,7 +32,7 @@ from jaxrl_llm.training.packing import Packing, Saved, pack_batch
 from jaxrl_llm.training.score import Scores, score
 from jaxrl_llm.training.step import init_state
 from jaxrl_llm.training.update import CriticUpdate, PolicyUpdate
-from jaxrl_llm.types import Critic, Model, Rollout
+from jaxrl_llm.types import Critic, Model, Rollout, TrainBatch
 from tests import policies
 from tests.policies import CONFIGS
 
@@ -82,6 +82,7 @@ def rollout() -> Rollout:
 
 ROLLOUT = rollout()
 REWARDS = np.random.default_rng(2).integers(0, 2, ROWS).astype(np.float32)
+REWARDS[8:12] = 1  # nothing to tell the rows of the third group apart by
 RNG = np.random.default_rng(3)
 NOISE = {name: np.where(ROLLOUT.mask, RNG.normal(size=(ROWS, TOKENS)) * 0.2, 0).astype(np.float32) for name in "abcd"}
 
@@ -99,6 +100,14 @@ def batch_of(algorithm: Algorithm):
     return policies.batch(algorithm, ROLLOUT, REWARDS, greedy_rewards=greedy, **given)[0]
 
 
+def without_needless_scores(algorithm: Algorithm, batch: TrainBatch) -> TrainBatch:
+    """NaN in place of the scores that the rows without gradient would have."""
+    kept = rows_with_gradient(algorithm, batch)[:, None]
+    scores = {name: getattr(batch, name) for name in ("old_logprobs", "ref_logprobs", "correction")}
+    found = {name: jnp.where(kept, score, jnp.nan) for name, score in scores.items() if score is not None}
+    return dataclasses.replace(batch, **found)
+
+
 PADDED = Budget(0, share=False)  # one pass, a row a completion
 PACKED = Budget(24)
 SMALL = Budget(20, devices=2, share=False)  # eight passes of two rows
@@ -110,8 +119,14 @@ def passes_of(batch, budget: Budget, algorithm: Algorithm | None = None) -> tupl
 
 
 def stepped(algorithm: Algorithm, budget: Budget, *, chunk: int = 10_000, skip: bool = False):
-    """(parameters after a step of size 1, metrics); of the critic too where there is one."""
+    """(parameters after a step of size 1, metrics); of the critic too where there is one.
+
+    Args:
+      skip: whether the rows without gradient are left out, of the scores too.
+    """
     optimizer, batch = optax.sgd(1.0), batch_of(algorithm)
+    if skip:
+        batch = without_needless_scores(algorithm, batch)
     critic = {"critic": CRITIC, "critic_optimizer": optimizer} if needs_critic(algorithm) else {}
     state = init_state(table(), optimizer, algorithm, **critic)
     update = PolicyUpdate(MODEL, algorithm, FILTERED, optimizer, chunk)
@@ -191,12 +206,10 @@ def test_a_row_that_is_skipped_has_no_gradient(name):
 
 def test_rows_without_advantage_are_skipped_and_counted():
     """The third group's rewards are all equal; row 5 is empty."""
-    rewards = REWARDS.copy()
-    rewards[8:12] = 1
     algorithm = policies.algorithm("lite_ppo")
-    batch = policies.batch(algorithm, ROLLOUT, rewards)[0]
+    batch = policies.batch(algorithm, ROLLOUT, REWARDS)[0]
     kept = np.asarray(rows_with_gradient(algorithm, batch))
-    spread = np.repeat([len(set(rewards[i : i + 4])) > 1 for i in range(0, ROWS, 4)], 4)
+    spread = np.repeat([len(set(REWARDS[i : i + 4])) > 1 for i in range(0, ROWS, 4)], 4)
     np.testing.assert_array_equal(kept, spread & ROLLOUT.mask.any(axis=1))
     assert not kept[8:12].any() and not kept[5]
     _, saved = passes_of(batch, PACKED, algorithm)
