@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jaxrl_llm.training import rollouts
 from tests.policies import CONFIGS
 from tests.training.test_run import CHEAP_FLAGS, LIMIT_SECONDS
 
@@ -36,8 +37,9 @@ RUNS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         "lite_ppo",
         {"kl_placement": "loss", "kl_estimator": "exact", "kl_coefficient": 0.1, "sampling.top_p": 0.9}
         | {"training.tokens_per_pass": 64, "training.score_chunk": 32, "training.offload_reference": True}
-        | {"group_filter": "zero_variance", "log.rollouts_every": 1},
-        ("effect/kl_placement", "kl_ref"),
+        | {"group_filter": "zero_variance", "log.rollouts_every": 1}
+        | {"data.prompts_per_step": 8, "data.samples_per_prompt": 2},  # many groups of two have equal rewards
+        ("effect/kl_placement", "kl_ref", "saved/score/rows"),
     ),
     "exact KL in the reward": (
         "lite_ppo",
@@ -109,6 +111,14 @@ def test_a_run_trains_with_the_knob_at_work(folder, name):
 def test_sampler_and_trainer_agree_in_a_run(folder):
     (first, _) = [json.loads(line) for line in (folder / "gap" / "metrics.jsonl").read_text().splitlines()]
     assert abs(first["gap/log_ppl_diff"]) < 2e-5 and first["effect/rejection"] == 0
+
+
+def test_a_saved_rollout_has_the_scores_of_all_rows_also_of_those_that_the_step_did_not_score(folder):
+    run = folder / "exact KL in the loss"
+    for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        assert row["saved/score/rows"] == row["saved/update/rows"] > 0
+        saved = rollouts.load(rollouts.path_of(run, row["step"]))
+        assert (saved.ref_logprobs[saved.rollout.mask] < 0).all()
 
 
 def test_the_cost_of_greedy_completions_stands_in_the_speed_log(folder):

@@ -151,6 +151,7 @@ def test_the_gap_between_trainer_and_sampler_is_measured_on_the_rows_that_are_co
     assert wanted.metrics["effect/correction_high"].value > 0
     for key, mean in wanted.metrics.items():
         np.testing.assert_allclose(metrics[key].value, mean.value, rtol=1e-5, atol=1e-6, err_msg=key)
+    assert batch.correction is not None and wanted.weights is not None
     np.testing.assert_allclose(batch.correction, wanted.weights, rtol=1e-5)
 
 
