@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl_llm import config
 from jaxrl_llm.evaluation import evaluate
-from jaxrl_llm.sharding import make_mesh
 from jaxrl_llm.study import plan, records
 from jaxrl_llm.study.lab import LAB_IGNORES, NUMERIC, engine, lanes, program
-from jaxrl_llm.training import loop, setup
 from jaxrl_llm.training.settings import Settings
-from tests.policies import CONFIGS
-
-LAB = CONFIGS / "studies" / "lab.py"
-# Everything that a lane does: refilled groups, several optimizer steps, a KL to a reference, shaped rewards.
-SMALL = {
-    "steps": 3,
-    "data.tier": "easy",
-    "data.prompts_per_step": 4,
-    "data.samples_per_prompt": 2,  # many groups are all right or all wrong
-    "sampling.max_tokens": 11,
-    "reward.truncated": -0.5,
-    "algorithm.scale": "batch",
-    "algorithm.clip_low": 0.01,
-    "algorithm.clip_high": 0.02,
-    "algorithm.overlong_buffer": 3,
-    "algorithm.overlong_penalty": 0.5,
-    "algorithm.kl_placement": "loss",
-    "algorithm.kl_estimator": "k3",
-    "algorithm.kl_coefficient": 0.05,
-    "algorithm.group_filter": "zero_variance",
-    "algorithm.resample_rounds": 3,
-    "training.mini_batches": 2,
-    "training.skip_rows": False,  # the rows that train leaves out count in no metric of its policy
-    "optimizer.warmup_steps": 2,
-    "evaluation.tier": "easy",
-    "evaluation.every": 2,
-    "evaluation.problems": 6,
-    "evaluation.samples": 2,
-    "evaluation.texts": 2,
-}
-
-
-def settings(**keys: object) -> Settings:
-    changes = SMALL | {key.replace("__", "."): value for key, value in keys.items()}
-    return config.parse(config.load(LAB, [f"{key}={value}" for key, value in changes.items()]))
-
-
-def planned(run: Settings) -> engine.Planned:
-    return engine.Planned(plan.Job("cell", "arm", run.seed), run, None, "")
+from tests.study.lab_runs import lines_of_train, planned, settings
 
 
 def run_lanes(*runs: Settings) -> list[lanes.Seen]:
@@ -89,15 +46,6 @@ OTHER = settings(
 @pytest.fixture(scope="module")
 def three() -> list[lanes.Seen]:
     return run_lanes(settings(seed=3), OTHER, settings(seed=0))
-
-
-def lines_of_train(run: Settings, folder: Path) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1]))  # compiles faster
-        loop.train(dataclasses.replace(run, run_dir=str(folder / "run")), config={"test": True})
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -132,50 +80,6 @@ def test_a_lane_has_the_metrics_of_train_with_the_same_config(three, trained):
                 assert values[step] == pytest.approx(line[name], abs=0.2)
             else:  # other shapes sum in another order, and each optimizer step carries that on
                 assert values[step] == pytest.approx(line[name], rel=2e-3, abs=2e-5), (name, step)
-
-
-# What SMALL leaves out and the lab does by code of its own, or the update by other formulas, in one program: a greedy
-# completion's reward as baseline (ReMax), CISPO with the ratio of a completion (GSPO's), the KL over all tokens.
-OTHERS = {
-    "steps": 2,
-    "algorithm.baseline": "greedy",
-    "algorithm.scale": "none",
-    "algorithm.surrogate": "cispo",
-    "algorithm.ratio": "sequence",
-    "algorithm.clip_low": 1e-4,
-    "algorithm.clip_high": 1e-4,
-    "algorithm.kl_estimator": "exact",
-    "algorithm.overlong_buffer": 0,
-    "algorithm.overlong_penalty": None,
-    "algorithm.group_filter": "none",
-    "algorithm.resample_rounds": 1,
-    "optimizer.warmup_steps": 0,
-}
-
-
-def test_steps_of_another_algorithm_have_the_metrics_of_train_too(tmp_path):
-    """The steps alone, without evaluations, whose programs would cost as much again."""
-    run, host = settings(**OTHERS), engine.Host()
-    shared, lane = host.setup(planned(run)), engine.stack([host.lane(run)])
-
-    def learn(lane: lanes.Lane) -> dict[str, jax.Array]:
-        steps = program._Lane(shared, run, lane)
-        start = (steps.first_state(), jnp.int32(0))
-        return jax.lax.scan(lambda carry, step: steps.learn(step, carry), start, jnp.arange(1, 3))[1][0]
-
-    found = jax.device_get(jax.jit(jax.vmap(learn, axis_name=program.AXIS))(lane))
-    without = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, every=0))
-    lines = lines_of_train(without, tmp_path)
-    assert set(found) == {name for name in lines[0] if not name.startswith("saved/")} - {"step", "greedy_length"}
-    for metric, values in found.items():
-        counts = metric in ("effect/kl_placement", "effect/ratio")  # tokens with any difference: rounding decides
-        # other shapes sum in another order, and each optimizer step carries that on
-        expected = pytest.approx(
-            [line[metric] for line in lines], rel=0 if counts else 2e-3, abs=0.2 if counts else 2e-5
-        )
-        assert values[0].tolist() == expected, metric
-    for metric in ("baseline", "ratio", "clip_high", "kl_placement"):
-        assert max(abs(line[f"effect/{metric}"]) for line in lines) > 0, metric
 
 
 def test_a_lane_answers_the_held_out_problems_as_train_does(three, trained):
