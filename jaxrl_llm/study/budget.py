@@ -29,8 +29,8 @@ class Estimate:
       comparisons: of all cells, which are corrected together.
       spread: standard deviation of a paired difference over seeds, in accuracy.
       assumed: whether ``spread`` was not given.
-      detectable: the smallest difference that the study finds with probability 0.8; None with one seed, or where it
-        compares nothing.
+      detectable: the smallest difference that the study finds with probability 0.8; None with fewer seeds than a
+        verdict needs, or where it compares nothing.
       smallest_effect: that matters, as the study says.
       seeds_needed: that find the smallest effect with probability 0.8; None: over a million, or nothing is compared.
       seconds: of all runs, one after another; None where nobody has said how long one takes.
@@ -51,25 +51,29 @@ class Estimate:
 
     def text(self) -> str:
         """A few lines for the console."""
+        from jaxrl_llm.study.statistics import FEWEST_SEEDS
+
         lines = [
             f"{self.runs} runs; at most {self.sampled_tokens:.3g} tokens sampled, {self.trained_tokens:.3g} trained "
             f"on, {self.flops:.3g} FLOPs"
         ]
         if self.seconds is not None:
             lines.append(f"one after another: {self.seconds / 3600:.1f} hours")
-        if self.detectable is None:
-            why = "it compares nothing" if self.comparisons == 0 else "one seed: differences without an interval"
-            return "\n".join([*lines, f"{why}, and no verdict"])
-        origin = "assumed" if self.assumed else "given"
-        corrected = f"corrected for {self.comparisons} comparisons"
-        varies = f"if the paired difference of two arms varies by {self.spread:g} from seed to seed ({origin})"
+        if self.comparisons == 0:
+            return "\n".join([*lines, "it compares nothing, and no verdict"])
         needed = "over a million" if self.seeds_needed is None else f"{self.seeds_needed}"
         advice = f"take more seeds ({needed} find smallest_effect = {self.smallest_effect:g})"
+        count = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
+        corrected = f"corrected for {self.comparisons} comparison{'' if self.comparisons == 1 else 's'}"
+        origin = "assumed" if self.assumed else "given"
+        varies = f"if the paired difference of two arms varies by {self.spread:g} from seed to seed ({origin})"
+        if self.detectable is None:
+            found = f"{count} can find no difference, however large: a verdict needs {FEWEST_SEEDS}"
+            return "\n".join([*lines, f"{found}; {advice}, {corrected}, {varies}"])
         if self.detectable >= 1:
-            found = f"{self.seeds} seeds find no difference, however large, with probability 0.8"
-            lines.append(f"{found}, {corrected}, {varies}: {advice}")
-            return "\n".join(lines)
-        found = f"smallest difference that {self.seeds} seeds find with probability 0.8"
+            found = f"{count} find no difference, however large, with probability 0.8"
+            return "\n".join([*lines, f"{found}, {corrected}, {varies}: {advice}"])
+        found = f"smallest difference that {count} find with probability 0.8"
         lines.append(f"{found}, {corrected}: {self.detectable:.3f} in accuracy, {varies}")
         if self.detectable > self.smallest_effect:
             lines.append(f"that is more than a difference that counts: {advice}, or accept it")
@@ -119,7 +123,7 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
     Raises:
       FileNotFoundError: a model that is not there.
     """
-    from jaxrl_llm.study.statistics import minimum_detectable
+    from jaxrl_llm.study.statistics import FEWEST_SEEDS, minimum_detectable
 
     sampled = trained = flops = 0.0
     sizes: dict[str, int] = {}
@@ -133,6 +137,7 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
     seeds, comparisons = len(study.seeds), len(study.cells) * len(study.comparisons)
     width = TYPICAL_SPREAD[study.settings.metric] if spread is None else spread
     runs = len(study.runs) * seeds
+    enough = seeds >= FEWEST_SEEDS and comparisons
     return Estimate(
         runs=runs,
         sampled_tokens=sampled * seeds,
@@ -142,7 +147,7 @@ def estimate(study: Study, *, spread: float | None = None, seconds_a_run: float 
         comparisons=comparisons,
         spread=width,
         assumed=spread is None,
-        detectable=minimum_detectable(width, seeds, comparisons) if seeds > 1 and comparisons else None,
+        detectable=minimum_detectable(width, seeds, comparisons) if enough else None,
         smallest_effect=study.settings.smallest_effect,
         seeds_needed=_seeds_needed(width, study.settings.smallest_effect, comparisons),
         seconds=None if seconds_a_run is None else seconds_a_run * runs,

@@ -104,12 +104,19 @@ def _table(comparisons: Sequence[Mapping[str, Any]], look: Mapping[str, Look], *
                 number(interval(row["low_adjusted"], row["high_adjusted"])),
                 number(probability(row["p_adjusted"])),
                 number(str(row["seeds"])),
-                number("–" if row["minimum_detectable"] is None else f"{100 * row['minimum_detectable']:.1f}"),
+                number(_detectable(row["minimum_detectable"])),
                 *(number(points_with_interval(**row[metric])) for metric in ("area", "best")),
             )
         )
     listed = wrap("ul", *(element("li", row["text"]) for row in comparisons))
     return f"{grid(head, rows, texts=('verdict',))}<details><summary>In words</summary>{listed}</details>"
+
+
+def _detectable(value: float | None) -> str:
+    """In points; accuracies differ by 100 at most."""
+    if value is None:
+        return "–"
+    return "none" if value >= 1 else f"{100 * value:.1f}"
 
 
 def claims(summary: Summary) -> str:

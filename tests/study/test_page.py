@@ -159,8 +159,9 @@ def test_numbers_that_a_study_could_not_give_are_dashes_and_gaps(tmp_path):
     text = shown(made, tmp_path)
     assert "not compared" in text
     assert not re.search(r"\b(nan|None)\b", text)
-    row |= {"difference": 0.01}
-    assert "+1.0" in shown(made, tmp_path)
+    row |= {"difference": 0.01, "minimum_detectable": 1.3}  # more than accuracies can differ
+    text = shown(made, tmp_path)
+    assert "+1.0" in text and "130.0" not in text
 
 
 def test_where_comparisons_are_many_the_claim_stands_beside_the_arms_of_each_verdict(tmp_path):
