@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+_Z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 BENCHMARKS_AVERAGE = "eval/benchmarks_avg"  # the plain mean of the averages of all benchmarks
 
 
@@ -79,27 +80,29 @@ def _majority(answers: Sequence[str | None], verdicts: np.ndarray) -> float:
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """The mean of one value per problem, with a percentile bootstrap over problems, seeded: equal input, equal output.
+    """The mean v̄ of one value per problem, with Wilson's score interval for the number n* that n problems are worth:
+    all p with (v̄ - p)² ≤ z² p (1 - p) / n*.
 
-    Where every problem has the value 0 (or 1), resampling sees no spread; the bound is then the exact one for 0 of n
-    successes, 1 - (α/2)^(1/n) away.
+    n* = n m (1 - m) / s², with m and s² the mean and variance of the values and of Wilson's own z²/2 problems that are
+    all right and z²/2 that are all wrong: n where values are 0 or 1, more where several samples make them less extreme.
+    With fewer of these, the upper end would fall as the first samples are right.
 
     Args:
       values: [n], each in [0, 1].
 
-    Reference: Efron and Tibshirani 1993, chapter 13; Clopper and Pearson 1934.
+    Reference: Wilson, 1927, "Probable inference, the law of succession, and statistical inference"; Korn and Graubard,
+    1998, for samples in groups.
     """
-    count, mean = len(values), float(np.mean(values))
-    tail = (1 - CONFIDENCE) / 2
-    if np.all(values == 0) or np.all(values == 1):
-        width = 1 - tail ** (1 / count)
-        return Estimate(mean, max(0.0, mean - width), min(1.0, mean + width))
-    generator = np.random.default_rng(0)
-    block = max(1, 2**20 // count)  # resamples at a time: a million numbers, however many problems
-    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    means = [values[generator.integers(count, size=(size, count))].mean(axis=1) for size in sizes]
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high))
+    count, mean = len(values), float(np.mean(values, dtype=np.float64))
+    added = _Z * _Z / 2
+    total = count + 2 * added
+    center = (count * mean + added) / total
+    variance = (float(np.square(values, dtype=np.float64).sum()) + added) / total - center * center
+    worth = count * center * (1 - center) / variance
+    middle = (mean + added / worth) / (1 + 2 * added / worth)
+    half = _Z / (1 + 2 * added / worth) * math.sqrt(mean * (1 - mean) / worth + added / (2 * worth * worth))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return Estimate(mean, min(low, mean), max(high, mean))  # by rounding, 0 may be below the lower end
 
 
 def benchmark_averages(values: np.ndarray, benchmarks: Sequence[str]) -> dict[str, np.ndarray]:

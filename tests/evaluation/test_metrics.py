@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.evaluation.metrics import average_at_k, benchmark_averages, estimate, majority_at_k, pass_at_k
+from tests.oracles import coverage
 
 
 def verdicts(problems=40, samples=4, seed=0):
@@ -85,20 +86,62 @@ def test_the_interval_agrees_with_the_normal_one_where_that_one_holds():
 def test_the_interval_holds_the_truth_about_nineteen_times_in_twenty(first, second):
     """Problems whose chances are drawn from Beta(first, second); 300 draws of 80 problems with 4 samples each."""
     generator = np.random.default_rng(1)
-    truth, hits = first / (first + second), 0
-    for _ in range(300):
-        chances = generator.beta(first, second, (80, 1))
-        result = average_at_k(generator.random((80, 4)) < chances)
-        hits += result.low <= truth <= result.high
-    assert 0.90 <= hits / 300 <= 0.98  # 0.95 within three standard errors, less what a percentile bootstrap loses
+    truth, concentration = first / (first + second), first + second
+    values = coverage.evaluations(truth, 80, 4, concentration, 300, generator)
+    assert 0.91 <= coverage.coverage_of_evaluations(values, truth) <= 0.98  # 0.95 within three standard errors
+
+
+@pytest.mark.parametrize("samples", [1, 8])
+@pytest.mark.parametrize("problems", coverage.EVALUATED)
+@pytest.mark.parametrize("accuracy", coverage.ACCURACIES)
+def test_the_interval_does_so_with_few_right_answers_and_few_problems(accuracy, problems, samples):
+    """Problems that differ much, and 8 samples of problems that do not; the standard error of the share is 1 %."""
+    generator = np.random.default_rng(1)
+    spreads = (coverage.DIFFER,) if samples == 1 else (coverage.DIFFER, coverage.ALIKE)
+    for concentration in spreads:
+        values = coverage.evaluations(accuracy, problems, samples, concentration, 400, generator)
+        assert coverage.coverage_of_evaluations(values, accuracy) >= 0.92
 
 
 def test_all_wrong_or_all_right_is_no_certainty():
     nothing = average_at_k(np.zeros((30, 8)))
     assert (nothing.value, nothing.low) == (0.0, 0.0)
-    assert (1 - nothing.high) ** 30 == pytest.approx(0.025)  # that rate would show 0 of 30 this often
+    # of that rate, 0 of 30 are 1.96 standard errors away
+    assert nothing.high / np.sqrt(nothing.high * (1 - nothing.high) / 30) == pytest.approx(1.96, rel=1e-4)
     everything = average_at_k(np.ones((30, 8)))
     assert everything == pytest.approx((1.0, 1 - nothing.high, 1.0))
+
+
+@pytest.mark.parametrize("problems", [1, 5, 30, 500])
+@pytest.mark.parametrize("samples", [1, 2, 8, 64])
+@pytest.mark.parametrize("spread", [True, False], ids=["of many problems", "of one problem after another"])
+def test_from_none_right_to_all_each_right_sample_moves_both_ends_up(problems, samples, spread):
+    total = problems * samples
+    counts = sorted({*range(min(total, 20) + 1), *np.linspace(0, total, 30, dtype=int).tolist()})
+    right = np.arange(total) < np.array(counts)[:, None]
+    order = (-1, samples, problems) if spread else (-1, problems, samples)
+    values = right.reshape(order).mean(axis=1 if spread else 2)
+    ends = np.array([estimate(row)[1:] for row in values])
+    assert (np.diff(ends, axis=0) > 0).all()
+
+
+def test_a_right_sample_more_of_any_problem_lowers_no_end():
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        problems, samples = int(generator.integers(2, 80)), generator.choice([2, 4, 8])
+        first, second = generator.uniform(0.1, 3, 2)
+        counts = generator.binomial(samples, generator.beta(first, second, problems))
+        one = generator.integers(problems)
+        more = counts + (np.arange(problems) == one) * (counts[one] < samples)
+        before, after = estimate(counts / samples), estimate(more / samples)
+        assert after.low >= before.low and after.high >= before.high
+
+
+def test_with_one_sample_the_interval_is_wilson_s_score_interval():
+    values = verdicts(samples=1).mean(axis=1)
+    result, n = estimate(values), len(values)
+    for end in (result.low, result.high):
+        assert abs(result.value - end) / np.sqrt(end * (1 - end) / n) == pytest.approx(1.96, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (4,)])

@@ -1,8 +1,8 @@
-"""How often the intervals of jaxrl_llm.study.statistics hold the truth, by simulation of whole studies.
+"""How often intervals hold the truth, by simulation: of jaxrl_llm.study.statistics, and of an evaluation.
 
     python -m tests.oracles.coverage
 
-prints the tables of docs/statistics.md (two minutes of one core).
+prints the tables of docs/statistics.md (three minutes of one core).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from scipy import stats
 
+from jaxrl_llm.evaluation.metrics import estimate
 from jaxrl_llm.study.statistics import benjamini_hochberg, bootstrap_interval, holm
 from jaxrl_llm.study.statistics.paired import Crossed, crossed, variances
 
@@ -22,6 +23,10 @@ ERROR_SPREAD = 0.25  # of what is left of one seed and problem; four samples a p
 PROBLEM_SPREADS = (0.0, 0.1)
 STUDIES = 10_000  # of the tables
 BOOTSTRAPPED = 500
+
+ACCURACIES = (0.01, 0.05, 0.2, 0.5)
+EVALUATED = (30, 64, 500)  # problems of an evaluation
+DIFFER, ALIKE = 1.0, np.inf  # concentrations: many problems are never right or always; all have the same chance
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -90,6 +95,22 @@ def coverage_of_percentiles(values: np.ndarray) -> float:
     return float(np.mean(held))
 
 
+def evaluations(
+    accuracy: float, problems: int, samples: int, concentration: float, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """[count, problems] shares of right samples, where chances are of Beta(c · accuracy, c · (1 - accuracy))."""
+    chances = np.full((count, problems), accuracy)
+    if np.isfinite(concentration):
+        chances = generator.beta(concentration * accuracy, concentration * (1 - accuracy), (count, problems))
+    return generator.binomial(samples, chances) / samples
+
+
+def coverage_of_evaluations(values: np.ndarray, accuracy: float) -> float:
+    """Share of evaluations whose interval holds the accuracy of all problems there could be."""
+    found = [estimate(row) for row in values]
+    return float(np.mean([one.low <= accuracy <= one.high for one in found]))
+
+
 def errors(
     studies: int, seeds: int, comparisons: int, real: int, generator: np.random.Generator
 ) -> dict[str, tuple[float, float]]:
@@ -142,7 +163,19 @@ def main() -> None:
     for real in (0, 4, 8):
         for method, (family, rate) in errors(STUDIES, 16, 12, real, generator).items():
             rows.append([str(real), method, f"{100 * family:.1f}", f"{100 * rate:.1f}"])
-    print(_table(("real of 12", "correction", "any wrong call, %", "wrong among calls, %"), rows))
+    print(_table(("real of 12", "correction", "any wrong call, %", "wrong among calls, %"), rows), end="\n\n")
+    rows = []
+    for accuracy in ACCURACIES:
+        for problems in EVALUATED:
+            held: list[float] = []
+            for samples, concentration in ((1, ALIKE), (8, DIFFER), (8, ALIKE)):
+                values = evaluations(accuracy, problems, samples, concentration, STUDIES, generator)
+                held.append(coverage_of_evaluations(values, accuracy))
+                held.append(coverage_of_percentiles(values[:BOOTSTRAPPED, :, None] - accuracy))
+            rows.append([f"{accuracy:g}", str(problems), *(f"{100 * share:.1f}" for share in held)])
+    kinds = ("1 sample", "8, problems differ", "8, problems alike")
+    head = ("accuracy", "problems", *(name for kind in kinds for name in (kind, "percentiles")))
+    print(_table(head, rows))
 
 
 if __name__ == "__main__":
