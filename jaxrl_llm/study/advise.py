@@ -86,12 +86,20 @@ def changes(situation: Situation, advices: Sequence[Advice]) -> dict[str, Any]:
     return {"sampling.max_tokens": situation.max_length} | values
 
 
+_TO_THE_PAPER = {
+    "agrees": " (agrees)",
+    "disagrees": " (disagrees)",
+    "no difference": " (the paper sees one)",
+    "undecided": "",  # the verdict says so
+}
+
+
 def _shown(finding: takeaways.Finding) -> str:
     check = finding.check
     compared = f"{check.arm} against {check.reference}"
     return (
-        f"{check.number} {finding.scale}, {finding.cell}: {compared} {takeaways.in_points(finding.comparison)} "
-        f"({finding.agreement})"
+        f"{check.number} {finding.scale}, {finding.cell}: {compared} {takeaways.in_points(finding.comparison)}"
+        f"{_TO_THE_PAPER[finding.agreement]}"
     )
 
 
@@ -125,5 +133,6 @@ def text(situation: Situation, advices: Sequence[Advice]) -> str:
 
 _READING = """\
 The paper: arXiv 2508.08221, Qwen3 4B and 8B, one seed an arm. Ours: differences in points of accuracy, 95 % intervals,
-on models far smaller than those. Where ours contradict the paper, the value stays the paper's, whose models are nearer
-to yours; "contradictory" then means: try both (docs/studies.md)."""
+on models far smaller than those. Other sizes than the paper's, and other limits than its 8k and 20k tokens, are
+extrapolated. Where ours contradict the paper, the value stays the paper's, whose models are larger than ours;
+"contradictory" then means: try both (docs/studies.md)."""

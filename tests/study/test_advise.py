@@ -11,6 +11,7 @@ from jaxrl_llm import cli
 from jaxrl_llm import config as configs
 from jaxrl_llm.study import takeaways
 from jaxrl_llm.study.advise import EVIDENCE, Advice, advise, changes, strength, text
+from jaxrl_llm.study.paper import LITE_PPO
 from jaxrl_llm.study.rules import MODEL_KINDS, RULES, TIERS, Situation
 from jaxrl_llm.study.tricks import set_values
 from tests.study.evidence import ROOT, study
@@ -114,6 +115,30 @@ def test_the_text_shows_each_value_with_its_reason_the_paper_ours_and_the_line_o
     ):
         assert part in one_line, part
     assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_a_comparison_of_whole_recipes_is_no_evidence_on_a_single_knob():
+    for title, choices in RULES.items():
+        for choice in choices:
+            assert len(choice.values) > 1 or not {*choice.checks} & {*LITE_PPO.checks}, title
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ending"),
+    [
+        ("helps", "helps, 16 seeds (agrees)"),
+        ("hurts", "hurts, 16 seeds (disagrees)"),
+        ("no_difference", "no difference, 16 seeds (the paper sees one)"),
+        ("undecided", "undecided, 16 seeds"),
+    ],
+)
+def test_a_finding_says_once_what_was_found_and_how_it_stands_to_the_paper(verdict, ending):
+    situation = Situation("base", "medium", 8192)
+    shown = text(
+        situation, advise(situation, [study("e09_aggregation", "token", "sequence", {"base_medium": verdict})])
+    )
+    (after,) = [part.split("\n\n")[0] for part in shown.split("token against sequence")[1:]]
+    assert " ".join(after.split()).endswith(ending)
 
 
 @pytest.mark.parametrize(
