@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -181,11 +183,41 @@ def get_config():
 """
 
 
-def test_a_study_leaves_a_record_of_each_run_and_of_each_failure_and_goes_on_where_it_stopped(tmp_path):
-    file = Path(tmp_path / "study.py")
-    file.write_text(STUDY.replace("RUN_DIR", str(tmp_path / "out")))
-    study, said = plan.load(file), []
-    engine.run(study, say=said.append, limit_lanes=2)
+class Programs:
+    """The program of the study, compiled once a device, and the devices that it ran on."""
+
+    def __init__(self):
+        self.compiled, self.devices = [], set()
+
+    def make(self, setup: program.Setup):
+        self.compiled = self.compiled or [program.make_program(setup)]
+        return self.run
+
+    def run(self, lane: lanes.Lane) -> lanes.Seen:
+        self.devices |= lane.seed.devices()
+        return self.compiled[0](lane)
+
+
+def run_study(folder: Path, devices: list[jax.Device], programs: Programs) -> tuple[plan.Study, list[str]]:
+    """The study run in blocks of two lanes, a block on each device at a time."""
+    file, said = folder / "study.py", []
+    file.write_text(STUDY.replace("RUN_DIR", str(folder / "out")))
+    study = plan.load(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "make_program", programs.make)
+        patch.setattr(engine, "_slots", lambda: devices)
+        engine.run(study, say=said.append, limit_lanes=2)
+    return study, said
+
+
+@pytest.fixture(scope="module")
+def of_two_devices(tmp_path_factory) -> tuple[plan.Study, list[str], Programs]:
+    programs = Programs()
+    return *run_study(tmp_path_factory.mktemp("two"), jax.local_devices()[:2], programs), programs
+
+
+def test_a_study_leaves_a_record_of_each_run_and_of_each_failure_and_goes_on_where_it_stopped(of_two_devices):
+    study, said, _ = of_two_devices
     found = {(record.cell, record.arm): record for record in records.load_all(study.folder)}
     assert set(found) == {(cell, arm) for cell in ("easy", "hard") for arm in ("praise", "both")}
     for cell in ("easy", "hard"):
@@ -201,3 +233,55 @@ def test_a_study_leaves_a_record_of_each_run_and_of_each_failure_and_goes_on_whe
         assert record.vocabulary[2] == "####"
     assert "1 programs" in said[0]
     assert [job.arm for job in study.missing()] == ["both", "both"]  # only those that failed are run again
+
+
+def test_runs_on_two_devices_have_the_bits_of_runs_on_one(of_two_devices, tmp_path):
+    study, _, programs = of_two_devices
+    assert programs.devices == set(jax.local_devices()[:2])
+    of_one, _ = run_study(tmp_path, jax.local_devices()[:1], programs)
+    found, expected = ({(r.cell, r.arm): r for r in records.load_all(each.folder)} for each in (study, of_one))
+    assert found.keys() == expected.keys()
+    for job, record in found.items():
+        assert record.failed == expected[job].failed
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            (record.curves, record.accuracy, record.counts),
+            (expected[job].curves, expected[job].accuracy, expected[job].counts),
+        )
+
+
+def test_on_eight_devices_as_many_blocks_run_at_a_time_each_on_its_own_and_each_run_has_its_own_record(
+    tmp_path, monkeypatch
+):
+    """The steps of a run are left out; what each lane leaves is its seed."""
+    devices, all_at_work, seen_on = jax.local_devices(), threading.Barrier(8), []
+
+    def program_of(setup: program.Setup):
+        @jax.jit
+        def seeds(lane: lanes.Lane) -> lanes.Seen:
+            curve, problems = jnp.ones((len(lane.seed), setup.settings.steps)), setup.settings.evaluation.problems
+            evaluations = len(program.eval_steps(setup.settings))
+            accuracy = jnp.broadcast_to(lane.seed[:, None, None] / 16, (len(lane.seed), evaluations, problems))
+            counts = jnp.zeros((len(lane.seed), len(setup.kinds)))
+            texts = jnp.zeros((len(lane.seed), evaluations, 0, 1), jnp.int32)
+            return lanes.Seen({"gradient_norm": curve}, accuracy, texts, texts[..., 0] > 0, counts, counts, counts)
+
+        def run(lane: lanes.Lane) -> lanes.Seen:
+            seen = seeds(lane)
+            all_at_work.wait(timeout=60)  # or this test fails
+            seen_on.append(seen.accuracy.devices())
+            return seen
+
+        return run
+
+    monkeypatch.setattr(engine, "make_program", program_of)
+    monkeypatch.setattr(engine, "_slots", lambda: devices)
+    text = STUDY.replace("RUN_DIR", str(tmp_path / "out")).replace("c.seeds = 1", "c.seeds = 4")
+    (tmp_path / "study.py").write_text(text.replace("c.run.steps = 2", "c.run.steps, c.run.evaluation.texts = 2, 0"))
+    study = plan.load(tmp_path / "study.py")
+    engine.run(study, say=lambda line: None, limit_lanes=2)
+    assert sorted(device.id for on in seen_on for device in on) == list(range(8))
+    found = records.load_all(study.folder)
+    assert len(found) == 16
+    for record in found:
+        np.testing.assert_array_equal(record.accuracy, record.seed / 16)

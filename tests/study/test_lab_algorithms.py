@@ -31,8 +31,8 @@ RECIPES = {
         {"algorithm.baseline": "greedy", "algorithm.surrogate": "cispo", "algorithm.kl_placement": "reward"},
         ("baseline", "ratio", "clip_high", "kl_placement"),
     ),
-    "GSPO with the optimal token baseline, exact KL in the loss, rows packed": (
-        {"algorithm.baseline": "optimal_token", "algorithm.aggregation": "sequence_mean", "training.pack": True},
+    "GSPO with the optimal token baseline, exact KL in the loss": (
+        {"algorithm.baseline": "optimal_token", "algorithm.aggregation": "sequence_mean"},
         ("baseline", "ratio", "clip_low", "clip_high", "kl_placement"),
     ),
 }
