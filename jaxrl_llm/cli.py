@@ -169,27 +169,24 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from jaxrl_llm import config as configs
     from jaxrl_llm.planning import models, report
     from jaxrl_llm.planning.hardware import parse_topology
-    from jaxrl_llm.planning.plan import make_plan, search
+    from jaxrl_llm.planning.plan import make_plan
+    from jaxrl_llm.planning.search import search
 
     settings = configs.parse(configs.load(arguments.config, overrides))
     topology = parse_topology(arguments.topology)
     architecture = models.architecture(settings.model.source, arguments.model_config)
     configs.check(settings, devices=None if arguments.search else topology.devices)
+    options: dict[str, Any] = {
+        "price": arguments.price,
+        "by_formula": arguments.formula,
+        "quick": arguments.quick,
+        "say": lambda line: print(f"{line}\n", end="", file=sys.stderr, flush=True),  # whole lines, from two threads
+    }
     if arguments.search:
-        plans = search(settings, architecture, topology, price=arguments.price)
+        plans = search(settings, architecture, topology, **options)
         print(report.table(plans))
     else:
-        plans = [
-            make_plan(
-                settings,
-                architecture,
-                topology,
-                price=arguments.price,
-                by_formula=arguments.formula,
-                quick=arguments.quick,
-                say=lambda line: print(line, file=sys.stderr, flush=True),
-            )
-        ]
+        plans = [make_plan(settings, architecture, topology, **options)]
         print(report.text(plans[0]))
     name = f"{settings.run_dir}_plan_{topology.name.replace(':', '_')}.json"
     print(f"saved: {report.save(plans, arguments.to or Path(name))}")

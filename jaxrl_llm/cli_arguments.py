@@ -76,7 +76,7 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--price", type=float, metavar="P", help="of a chip and hour, for the cost of 1,000 steps")
     plan.add_argument("--formula", action="store_true", help="by formula alone: no compiler, seconds; GPUs always")
     plan.add_argument("--quick", action="store_true", help="compile with less optimization (O1): sooner, less exact")
-    plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
+    plan.add_argument("--search", action="store_true", help="rank meshes and remat policies; compile the best")
     plan.add_argument("--to", type=Path, metavar="FILE", help="JSON to write (default: beside run_dir)")
 
 

@@ -48,6 +48,13 @@ def installed() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
+def lacking(topology: Topology) -> str | None:
+    """Why nothing can be compiled for a topology; None where it can."""
+    if not topology.is_tpu:
+        return f"there is no compiler for GPUs here, as {topology.name} needs"
+    return None if installed() else f"--topology {topology.name} needs the compiler for TPUs (Linux, x86-64): {INSTALL}"
+
+
 def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
     """The mesh over the devices of a topology that is not there.
 
@@ -55,8 +62,8 @@ def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
       ImportError: no libtpu.
       ValueError: a topology that the compiler refuses.
     """
-    if not installed():
-        raise ImportError(f"--topology {topology.name} needs the compiler for TPUs (Linux, x86-64): {INSTALL}")
+    if (reason := lacking(topology)) is not None:
+        raise ImportError(reason)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU machine
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # else it complains of having none
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling needs no device of its own
@@ -79,13 +86,15 @@ def topology_mesh(topology: Topology, settings: MeshSettings) -> Mesh:
 
 
 def compile_programs(
-    abstract: Abstract, *, unknown_trips: float, quick: bool, say: Callable[[str], None]
+    abstract: Abstract, *, unknown_trips: float, quick: bool, earlier: dict[str, Compiled], say: Callable[[str], None]
 ) -> dict[str, Compiled]:
     """Compiles each of `programs.PROGRAMS`, two at a time: a compiler for TPUs works on one core.
 
     Args:
       unknown_trips: of the sampler's loops, which end when every row has stopped.
       quick: with less optimization, which takes less than half the time; memory and collectives come out different.
+      earlier: programs compiled before for the same topology, by their lowered text: none is compiled twice. Takes the
+        new ones.
       say: is told before each program is compiled.
 
     Raises:
@@ -93,26 +102,35 @@ def compile_programs(
     """
 
     def compiled(name: str) -> Compiled:
-        say(f"compiling the {name}")
-        return compile_program(name, abstract, unknown_trips=unknown_trips)
+        return compile_program(name, abstract, unknown_trips=unknown_trips, earlier=earlier, say=say)
 
     with _optimization("O1" if quick else None), ThreadPoolExecutor(_AT_ONCE) as threads:
         return dict(zip(PROGRAMS, threads.map(compiled, PROGRAMS), strict=True))
 
 
-def compile_program(name: str, abstract: Abstract, *, unknown_trips: float) -> Compiled:
+def compile_program(
+    name: str, abstract: Abstract, *, unknown_trips: float, earlier: dict[str, Compiled], say: Callable[[str], None]
+) -> Compiled:
     """Compiles one of `programs.PROGRAMS` and reads its memory and its collectives; see :func:`compile_programs`.
 
     Raises:
       ValueError: the compiler fails for another reason than memory.
     """
-    begun = time.perf_counter()
     with jax.set_mesh(abstract.mesh):
         lowered = trace(name, abstract).lower(lowering_platforms=("tpu",))
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            return Compiled(time.perf_counter() - begun, *memory_exceeded(str(error)), None)
+        text = lowered.as_text()
+        if text not in earlier:
+            say(f"compiling the {name}")
+            earlier[text] = _compile(lowered, dict(abstract.mesh.shape), unknown_trips)
+    return earlier[text]
+
+
+def _compile(lowered: Any, mesh: dict[str, int], unknown_trips: float) -> Compiled:
+    begun = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return Compiled(time.perf_counter() - begun, *memory_exceeded(str(error)), None)
     seconds = time.perf_counter() - begun
     memory: Any = compiled.memory_analysis()
     others = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -121,7 +139,6 @@ def compile_program(name: str, abstract: Abstract, *, unknown_trips: float) -> C
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError:  # a libtpu of another version than jax asks for writes what jaxlib cannot read
         text = None
-    mesh = dict(abstract.mesh.shape)
     collectives = None if text is None else hlo.census(text, mesh, unknown_trips=unknown_trips)
     return Compiled(seconds, memory.argument_size_in_bytes, others, None, collectives)
 

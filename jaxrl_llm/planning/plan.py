@@ -13,14 +13,13 @@ from typing import Any, Literal
 
 from jaxrl_llm.algorithm import needs_critic
 from jaxrl_llm.models.config import ModelConfig
-from jaxrl_llm.models.decoder import REMAT_POLICIES
 from jaxrl_llm.planning import compiler, flops, memory, traffic
 from jaxrl_llm.planning.compiler import Compiled
 from jaxrl_llm.planning.hardware import Topology
 from jaxrl_llm.planning.hlo import Collective
 from jaxrl_llm.planning.programs import PROGRAMS, Abstract
-from jaxrl_llm.planning.work import Work, meshes, work_of
-from jaxrl_llm.sharding import MeshSettings, mesh_shape
+from jaxrl_llm.planning.work import Work, work_of
+from jaxrl_llm.sharding import mesh_shape
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import check_trainable
 
@@ -104,6 +103,7 @@ class Plan:
     Attributes:
       mesh: axis -> devices.
       price: of a chip and hour; None if not given.
+      formula: the same plan by formula, of one that a search compiled; else None.
     """
 
     topology: Topology
@@ -112,6 +112,13 @@ class Plan:
     programs: list[Program]
     tokens: int
     price: float | None
+    formula: Plan | None = None
+
+    @property
+    def method(self) -> str:
+        """Of its programs: "formula", "compiled", or "refused" where the compiler refuses at least one."""
+        methods = {program.method for program in self.programs}
+        return "refused" if "refused" in methods else methods.pop()
 
     @property
     def fits(self) -> bool:
@@ -148,10 +155,12 @@ class Plan:
             "chips": self.topology.chips,
             "mesh": self.mesh,
             "remat": self.remat,
+            "method": self.method,
             "fits": self.fits,
             "price_per_chip_hour": self.price,
             **{name: self._figures(overlap) for name, overlap in OVERLAPS.items()},
             "programs": programs,
+            "formula": None if self.formula is None else self.formula.as_json(),
         }
 
     def _figures(self, overlap: Overlap) -> dict[str, float | None]:
@@ -222,6 +231,7 @@ def make_plan(
     price: float | None = None,
     by_formula: bool = False,
     quick: bool = False,
+    earlier: dict[str, Compiled] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Plans a run.
@@ -232,7 +242,7 @@ def make_plan(
       topology: GPUs are planned by formula.
       price: of a chip and hour, in any currency.
       by_formula: without the compiler, for a TPU too.
-      quick, say: see `compiler.compile_programs`.
+      quick, earlier, say: see `compiler.compile_programs`; without ``earlier`` nothing is compiled yet.
 
     Raises:
       ImportError, ValueError: as `compiler.topology_mesh` and `check_trainable` say; an algorithm with a critic, or a
@@ -250,44 +260,7 @@ def make_plan(
         mesh = compiler.topology_mesh(topology, settings.mesh)
         abstract = Abstract(settings, config, mesh)
         trips = (work.width - 1) / len(work.phases)
-        compiled |= compiler.compile_programs(abstract, unknown_trips=trips, quick=quick, say=say)
+        earlier = {} if earlier is None else earlier
+        compiled |= compiler.compile_programs(abstract, unknown_trips=trips, quick=quick, earlier=earlier, say=say)
     programs = [_program(name, work, topology, compiled[name]) for name in PROGRAMS]
     return Plan(topology, work.mesh, work.remat, programs, work.rows * (work.prompt_width + work.width), price)
-
-
-def search(settings: Settings, config: ModelConfig, topology: Topology, *, price: float | None = None) -> list[Plan]:
-    """Plans by formula for every mesh of one slice and every remat policy, best first: those that fit, by step time.
-
-    Left out are meshes that do not divide the rows of an optimizer step or the heads.
-
-    Raises:
-      ValueError: no mesh is left.
-    """
-    rows = settings.data.prompts_per_step * settings.data.samples_per_prompt // settings.training.mini_batches
-    plans = []
-    for shape in meshes(topology.devices):
-        _, fsdp, tensor, sequence = shape
-        if rows % fsdp or config.heads % (tensor * sequence):
-            continue
-        for remat in REMAT_POLICIES:
-            tried = dataclasses.replace(
-                settings,
-                mesh=MeshSettings(*shape),
-                model=dataclasses.replace(settings.model, remat=remat),
-            )
-            plans.append(make_plan(tried, config, topology, price=price, by_formula=True))
-    if not plans:
-        raise ValueError(
-            f"data.prompts_per_step × data.samples_per_prompt: no mesh of {topology.devices} devices divides the "
-            f"{rows} rows of an optimizer step and the {config.heads} heads; expected more rows"
-        )
-    return rank(plans)
-
-
-def rank(plans: list[Plan]) -> list[Plan]:
-    """Those that fit first, by step time; then the others, by what is missing."""
-
-    def missing(plan: Plan) -> float:
-        return max(0.0, *(-program.memory.spare for program in plan.programs))
-
-    return sorted(plans, key=lambda plan: (missing(plan), plan.seconds("none")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from jaxrl_llm.planning import compiler
 from jaxrl_llm.planning.hlo import Collective
 from jaxrl_llm.planning.plan import OVERLAPS, UPDATE, Plan, Program
 
@@ -81,18 +82,31 @@ def text(plan: Plan) -> str:
 
 
 def table(plans: list[Plan]) -> str:
-    """Plans of a search, one a line, in their order; times as if nothing overlapped."""
-    lines = ["fsdp  tensor  sequence  remat  fits  fullest device        step      MFU    of the updates, bound by"]
+    """Plans of a search, one a line, in their order, and what was compiled; times as if nothing overlapped."""
+    lines = [
+        "fsdp  tensor  sequence  remat  figures   fits  fullest device        step      MFU    of the updates, bound by"
+    ]
     for plan in plans:
         fullest = max(program.memory.total for program in plan.programs)
         update = next(program for program in plan.programs if program.name == "update")
         lines.append(
             f"{plan.mesh['fsdp']:>4}  {plan.mesh['tensor']:>6}  {plan.mesh['sequence']:>8}  {plan.remat:<5}  "
-            f"{'yes' if plan.fits else 'no':<4}  {scaled(fullest, 'B'):>10} of {scaled(update.memory.limit, 'B'):<8} "
+            f"{plan.method:<8}  {'yes' if plan.fits else 'no':<4}  "
+            f"{scaled(fullest, 'B'):>10} of {scaled(update.memory.limit, 'B'):<8} "
             f"{_seconds(plan.seconds('none')):>7}  {plan.mfu('none'):>5.1%}  {plan.mfu('none', UPDATE):>5.1%}, "
             f"{update.bound}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, _confirmed(plans)])
+
+
+def _confirmed(plans: list[Plan]) -> str:
+    """What of a search was compiled."""
+    compiled = [plan for plan in plans if plan.method != "formula"]
+    if not compiled:
+        return f"ranked by formula alone: {compiler.lacking(plans[0].topology) or 'with --formula nothing is compiled'}"
+    said = f"{len(compiled)} of {len(plans)} compiled or refused by the compiler, the others by formula"
+    fitting = [number for number, plan in enumerate(plans, start=1) if plan in compiled and plan.fits]
+    return f"{said}; the first that is compiled and fits: " + (f"row {fitting[0]}" if fitting else "none")
 
 
 def save(plans: list[Plan], path: Path) -> Path:
