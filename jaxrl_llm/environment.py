@@ -14,12 +14,13 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _TUNABLES = "GLIBC_TUNABLES"
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
-# How glibc should keep the large blocks that XLA asks for at every step on a CPU: from one heap, in huge pages, never
-# handed back in between. As it comes, a third of a step goes into faulting its memory in again (benchmarks/cpu.py).
-# With an arena a thread, each keeps a copy of the sampling layout for itself. The temporaries of a large program, one
-# block of more than 1 GiB, seldom find a hole in the heap: they come from the kernel and go back to it.
+# How glibc should keep the blocks that XLA asks for at every step on a CPU. In huge pages: as it comes, a good part of a
+# step goes into faulting its memory in again (benchmarks/cpu.py). Blocks of more than 4 MiB come from the kernel and go
+# back to it, which in huge pages costs little: in a heap they leave holes that those of the next program do not fit into
+# (docs/performance.md, w2). The others come from one heap that is not handed back in between; with one for each thread,
+# each keeps the freed blocks of its own.
 MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1073741824:"
+    "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=4194304:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
 )
 

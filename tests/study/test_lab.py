@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,7 +199,7 @@ class Programs:
         return self.compiled[0](lane)
 
 
-def run_study(folder: Path, devices: list[jax.Device], programs: Programs) -> tuple[plan.Study, list[str]]:
+def run_study(folder: Path, devices: list[Any], programs: Programs) -> tuple[plan.Study, list[str]]:
     """The study run in blocks of two lanes, a block on each device at a time."""
     file, said = folder / "study.py", []
     file.write_text(STUDY.replace("RUN_DIR", str(folder / "out")))
