@@ -14,11 +14,11 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _TUNABLES = "GLIBC_TUNABLES"
 _LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
-# How glibc should keep the blocks that XLA asks for at every step on a CPU. In huge pages: as it comes, a good part of a
-# step goes into faulting its memory in again (benchmarks/cpu.py). Blocks of more than 4 MiB come from the kernel and go
-# back to it, which in huge pages costs little: in a heap they leave holes that those of the next program do not fit into
-# (docs/performance.md, w2). The others come from one heap that is not handed back in between; with one for each thread,
-# each keeps the freed blocks of its own.
+# How glibc should keep the blocks that XLA asks for at every step on a CPU. In huge pages: as it comes, a good part of
+# a step goes into faulting its memory in again (benchmarks/cpu.py). Blocks of more than 4 MiB come from the kernel and
+# go back to it, which costs little in huge pages: in a heap they leave holes that the blocks of the next program do not
+# fit into (docs/performance.md, w2). The others come from one heap, which is not handed back in between; with a heap a
+# thread, each keeps what was freed there.
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=4194304:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
