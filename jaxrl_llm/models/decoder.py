@@ -17,7 +17,7 @@ from jaxrl_llm.models import prepared as prepared_layout
 from jaxrl_llm.models.architecture import ModelConfig
 from jaxrl_llm.models.attention import soft_cap
 from jaxrl_llm.models.experts import GROUPED
-from jaxrl_llm.models.gather import GATHERED, gather_layer
+from jaxrl_llm.models.gather import gather_layer, keep_unless_gathered
 from jaxrl_llm.models.kinds import layer_kinds, stacked_kinds
 from jaxrl_llm.models.layers import PROJECTED, Layer, norm
 from jaxrl_llm.models.lora import LoraSettings
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         if not mesh.empty and mesh.shape["fsdp"] > 1 and not self.is_initializing():
             gather = functools.partial(gather_layer, c, self.lora, self.dtype, mesh)
             layer = nn.map_variables(Layer, ["params", adapters.KEY], gather)
-            policy = policy or jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+            policy = policy or keep_unless_gathered
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)
         layers = nn.scan(

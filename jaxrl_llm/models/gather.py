@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,16 @@ from jaxrl_llm.models.lora import LoraSettings
 from jaxrl_llm.sharding import spec
 from jaxrl_llm.types import Array, Params
 
-# The name of gathered weights: no remat policy keeps them, or a device would hold the whole model.
-GATHERED = "gathered weights"
+_GATHERED = "gathered weights"
+
+
+def keep_unless_gathered(_: Any, *__: Any, **params: Any) -> bool:
+    """A remat policy where layers would have none: it keeps all but gathered weights, or a device would hold the model.
+
+    What JAX asks about is the call that makes them, and not the name that they have inside it.
+    """
+    body = params.get("call_jaxpr")
+    return body is None or all(equation.params.get("name") != _GATHERED for equation in body.eqns)
 
 
 def gather_layer(
@@ -29,8 +38,7 @@ def gather_layer(
 
     def whole(axes: tuple[str, ...], shape: tuple[int, ...], x: Array) -> Array:
         axes, shape = axes[1:], shape[1:]
-        gathered = _reshard(spec(axes, shape, mesh), spec(axes, shape, mesh, whole=("fsdp",)), x.astype(dtype))
-        return checkpoint_name(gathered, GATHERED)
+        return _reshard(spec(axes, shape, mesh), spec(axes, shape, mesh, whole=("fsdp",)), x.astype(dtype))
 
     def weight(weight: weights.Weight, x: Array) -> Array:  # norms compute in float32 and are not split
         return x if weight.of_norm else whole(weight.axes, weight.shape, x)
@@ -47,7 +55,7 @@ def gather_layer(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _reshard(before: PartitionSpec, after: PartitionSpec, x: Array) -> Array:
     """x laid out as ``after``; its gradient as ``before``, where the transpose of a constraint has it as ``after``."""
-    return jax.lax.with_sharding_constraint(x, after)
+    return checkpoint_name(jax.lax.with_sharding_constraint(x, after), _GATHERED)
 
 
 _reshard.defvjp(
