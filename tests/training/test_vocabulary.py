@@ -53,8 +53,7 @@ def gradients(scores, which=(0, 1)):
     return jax.grad(total, which)(HEAD, HIDDEN)
 
 
-@pytest.mark.parametrize("block", [BLOCK, 500, SIZE])
-@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize(("scale", "block"), [*((scale, BLOCK) for scale in SCALES.values()), (1.0, 500), (1.0, SIZE)])
 def test_blocks_give_the_values_of_all_logits(scale, block):
     got, want = (f({"rows": HEAD}, HIDDEN, LABELS) for f in (by_blocks(scale, block=block), whole(scale)))
     for one, other in zip(got, want, strict=True):
@@ -108,9 +107,14 @@ def test_the_gradient_of_the_head_is_made_where_it_stays():
     assert held.temp_size_in_bytes < size * width  # a quarter of the head
 
 
-# Of a decoder: the loss-like sum of its scores, by the way that the chunks say.
+# The head of a decoder, whose layers stay out: a sum of scores, by the way that the chunks say.
 
 ROWS, LENGTH = 8, 10
+SHAPE = (policies.VOCABULARY, policies.CONFIG.width)
+HEADS = {
+    "embed": {"embedding": RNG.normal(size=SHAPE).astype(np.float32)},
+    "head": {"kernel": RNG.normal(size=SHAPE[::-1]).astype(np.float32)},
+}
 
 
 def rollout() -> Rollout:
@@ -127,10 +131,14 @@ def rollout() -> Rollout:
     )
 
 
+def hidden_of(params, tokens, positions, *_):
+    return params["embed"]["embedding"][tokens] + 0.01 * positions[..., None]
+
+
 def scored(sizes, tied: bool, chunk: int):
-    """(log-probabilities and entropies, gradients by parameters) of a decoder on a mesh."""
-    config = dataclasses.replace(policies.CONFIG, tied=tied, layers=1)
-    model = functions(config)
+    """(log-probabilities and entropies, gradients by parameters) on a mesh."""
+    config = dataclasses.replace(policies.CONFIG, tied=tied)
+    model = functions(config)._replace(apply=hidden_of)
     mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: int(np.prod(sizes))])
 
     def total(params, batch):
@@ -138,7 +146,8 @@ def scored(sizes, tied: bool, chunk: int):
         return jnp.sum(found.logprobs * 0.3 + found.entropy), found
 
     with jax.set_mesh(mesh):
-        params = jax.device_put(model.init(jax.random.key(0)), weights.shardings(config, mesh))
+        shardings = weights.shardings(config, mesh)
+        params = {name: jax.device_put(HEADS[name], shardings[name]) for name in ("embed", "head")[: 2 - tied]}
         of_params, found = jax.jit(jax.grad(total, has_aux=True))(params, shard_rows(rollout(), mesh))
     return jax.device_get((found.logprobs, found.entropy)), jax.device_get(of_params)
 
@@ -151,7 +160,7 @@ def scored_at_once(tied: bool):
 @pytest.mark.parametrize(
     ("sizes", "tied"), [((1, 1, 1, 1), True), ((1, 1, 1, 1), False), ((2, 2, 1, 2), True), ((1, 4, 2, 1), False)]
 )
-def test_a_decoder_scored_by_blocks_has_one_products_scores_and_gradients(sizes, tied, monkeypatch):
+def test_a_head_that_scores_by_blocks_has_one_products_scores_and_gradients(sizes, tied, monkeypatch):
     want = scored_at_once(tied)
     made: list[Blocks] = []
     monkeypatch.setattr(of_scores, "Blocks", lambda *of: made.append(Blocks(*of)) or made[-1])
