@@ -94,22 +94,24 @@ def documents(settings: PretrainSettings, tokenizer: Tokenizer) -> Iterator[list
 def pack(stream: Iterator[list[int]], rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens, positions and segments, int32 [rows, width]: whole documents side by side, 0-padded (segment 0).
 
+    A document that finds no room at the end of a row is dropped, not carried over: the next row starts with the next.
+
     Raises:
-      ValueError: none of the documents fits.
+      ValueError: a document is longer than a row. Left out, it would leave a text that is shorter than the task's.
     """
     tokens, positions, segments = (np.zeros((rows, width), np.int32) for _ in range(3))
     for row in range(rows):
         start, segment = 0, 1
         for document in stream:
+            if len(document) > width:
+                raise ValueError(f"width = {width}: a text has {len(document)} tokens; expected room for the longest")
             end = start + len(document)
-            if end > width:  # dropped, not carried over: the next row starts with the next document
+            if end > width:
                 break
             tokens[row, start:end] = document
             positions[row, start:end] = np.arange(len(document))
             segments[row, start:end] = segment
             start, segment = end, segment + 1
-    if not segments.any():  # a mean over no token is not a number, and would be in all weights
-        raise ValueError(f"width = {width}: no text of this step fits a row; expected the tokens of the longest")
     return tokens, positions, segments
 
 

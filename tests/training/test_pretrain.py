@@ -27,9 +27,10 @@ def test_packed_rows_hold_whole_documents_each_a_segment_from_position_0():
     assert segments.tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]]
 
 
-def test_rows_that_no_document_fits_are_refused():
-    with pytest.raises(ValueError, match="width = 6: no text of this step fits a row"):
-        pack(iter([[1] * 7, [2] * 8]), rows=2, width=6)
+@pytest.mark.parametrize("documents", [[[1] * 7, [2] * 8], [[5, 6, 7], [1] * 7, [8, 9]]])
+def test_a_document_that_fits_no_row_is_refused_and_never_left_out(documents):
+    with pytest.raises(ValueError, match="width = 6: a text has 7 tokens; expected room for the longest"):
+        pack(iter(documents), rows=2, width=6)
 
 
 @pytest.mark.parametrize(
