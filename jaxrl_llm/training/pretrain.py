@@ -97,7 +97,7 @@ def pack(stream: Iterator[list[int]], rows: int, width: int) -> tuple[np.ndarray
     A document that finds no room at the end of a row is dropped, not carried over: the next row starts with the next.
 
     Raises:
-      ValueError: a document is longer than a row. Left out, it would leave a text that is shorter than the task's.
+      ValueError: a document is longer than a row; to leave it out would train on short texts alone.
     """
     tokens, positions, segments = (np.zeros((rows, width), np.int32) for _ in range(3))
     for row in range(rows):
