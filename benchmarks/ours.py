@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import sys
@@ -48,11 +49,15 @@ def make_settings(workload: Workload, changes: Sequence[str]) -> Any:
 def end_at_budgets(model: Any, workload: Workload) -> Any:
     """The model with logits that end every row at its length, and nowhere else.
 
-    A column beside the hidden state says whether the token that comes next is the row's last.
+    A column beside the hidden state says whether the token that comes next is the row's last. Which rows a program
+    samples it knows by their prompts: beside the keys of a prompt lie the lengths of its completions.
     """
     import jax.numpy as jnp
 
-    lengths = jnp.asarray(workload.lengths)
+    given = np.full((workload.prompts, workload.max_prompt), PAD, np.int32)
+    for row, ids in enumerate(workload.prompt_tokens):
+        given[row, : len(ids)] = ids
+    of_prompts = jnp.asarray(workload.lengths.reshape(workload.prompts, workload.samples))
     is_stop = jnp.arange(workload.shape.vocabulary) == STOP
 
     def flagged(hidden: Any, last: Any) -> Any:
@@ -60,11 +65,15 @@ def end_at_budgets(model: Any, workload: Workload) -> Any:
 
     def prefill(prepared: Any, tokens: Any, length: Any) -> Any:
         hidden, cache = model.prefill(prepared, tokens, length)
-        return flagged(hidden, jnp.zeros(len(hidden))), cache
+        prompt = (tokens[:, None] == given).all(axis=-1).argmax(axis=1)
+        lengths = of_prompts[prompt][:, None, None]  # the axes of keys
+        return flagged(hidden, jnp.zeros(len(hidden))), dataclasses.replace(cache, keys=(*cache.keys, lengths))
 
     def decode(prepared: Any, token: Any, position: Any, prompt: Any, length: Any, cache: Any, column: Any) -> Any:
+        *keys, lengths = prompt.keys
+        prompt = dataclasses.replace(prompt, keys=tuple(keys))
         hidden, cache = model.decode(prepared, token, position, prompt, length, cache, column)
-        return flagged(hidden, column + 2 == lengths), cache
+        return flagged(hidden, column + 2 == lengths.ravel()), cache
 
     def unembed_prepared(prepared: Any, hidden: Any) -> Any:
         logits = model.unembed_prepared(prepared, hidden[..., :-1])
@@ -111,31 +120,28 @@ class Ours:
 
     def rollout(self) -> Any:
         """Completions of every prompt, on the host; the sampling layout of the weights is made, and dropped."""
-        import jax
-
-        from jaxrl_llm.sampling.generate import generate
         from jaxrl_llm.sampling.keys import ROLLOUT, step_key
-        from jaxrl_llm.sharding import shard_rows, to_host
+        from jaxrl_llm.sampling.parts import sample_on
 
         workload = self.workload
         tokens = np.full((workload.prompts, workload.max_prompt), PAD, np.int32)
         for row, ids in enumerate(workload.prompt_tokens):
             tokens[row, : len(ids)] = ids
         lengths = np.array([len(ids) for ids in workload.prompt_tokens], np.int32)
-        prompts = shard_rows((tokens, lengths, np.arange(workload.prompts, dtype=np.int32)), self.session.mesh)
-        rollout = to_host(
-            generate(
-                self.sampler,
-                self.session.prepare(self.state.params),
-                *prompts,
-                step_key(self.settings.seed, ROLLOUT, self.steps),
-                samples=workload.samples,
-                sampling=self.settings.sampling,
-                stop_ids=(STOP,) if workload.ragged else (),
-                pad_id=PAD,
-            )
+        rollout = sample_on(
+            self.session.mesh,
+            self.sampler,
+            self.session.prepare(self.state.params),
+            tokens,
+            lengths,
+            np.arange(workload.prompts, dtype=np.int32),
+            step_key(self.settings.seed, ROLLOUT, self.steps),
+            samples=workload.samples,
+            sampling=self.settings.sampling,
+            stop_ids=(STOP,) if workload.ragged else (),
+            pad_id=PAD,
         )
-        found = np.asarray(jax.device_get(rollout.mask)).sum(axis=1)
+        found = rollout.mask.sum(axis=1)
         if (found != workload.lengths).any():
             raise RuntimeError(f"lengths of completions {found.tolist()}, expected {workload.lengths.tolist()}")
         return rollout

@@ -1,4 +1,6 @@
-"""What a command sets for its own process before JAX starts: where compiled programs are kept, and the allocator.
+"""The machine: its cores, and what a command sets for its own process before JAX starts.
+
+That is where compiled programs are kept, and the allocator.
 
 Both are matters of the machine, not of the run: no keys of a config, but environment variables, and the user's own win.
 """
@@ -36,6 +38,12 @@ def of_child() -> dict[str, str]:
     _keep_compiled_programs()
     tuned = {_TUNABLES: MALLOC} if _may_tune() else {}
     return dict(os.environ) | tuned
+
+
+def cores() -> int:
+    """CPU cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def cache_folder() -> Path:

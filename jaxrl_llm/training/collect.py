@@ -19,9 +19,8 @@ from jaxrl_llm.data.prompts import DataSettings, Problem, PromptStream
 from jaxrl_llm.data.templates import encode_prompts
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
-from jaxrl_llm.sampling.generate import generate
+from jaxrl_llm.sampling.parts import sample_on
 from jaxrl_llm.sampling.support import Sampling
-from jaxrl_llm.sharding import shard_rows, to_host
 from jaxrl_llm.training.layouts import bucket
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
@@ -122,17 +121,20 @@ def complete(
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    rollout = generate(
+    rollout = sample_on(
+        session.mesh,
         session.model,
         prepared,
-        *shard_rows((tokens, lengths, ids), session.mesh),
+        tokens,
+        lengths,
+        ids,
         key,
         samples=samples,
         sampling=sampling,
         stop_ids=session.stop_ids,
         pad_id=tokenizer.pad_id,
     )
-    return _judged(session, to_host(rollout), list(problems), judge)
+    return _judged(session, rollout, list(problems), judge)
 
 
 def _judged(session: Session, rollout: Rollout, problems: list[Problem], judge: Judge) -> Completions:

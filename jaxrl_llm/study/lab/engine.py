@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from jaxrl_llm.data import tokens
 from jaxrl_llm.data.prompts import Problem, PromptStream
 from jaxrl_llm.data.templates import encode_prompts
 from jaxrl_llm.data.tokens import Tokenizer
+from jaxrl_llm.environment import cores
 from jaxrl_llm.models import decoder, hub
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.study import records
@@ -173,8 +173,7 @@ def _slots() -> list[Any]:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux
-    return [devices[0]] * (len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return [devices[0]] * cores()
 
 
 def _run_group(
