@@ -50,8 +50,8 @@ def sample_on(
     How many parts there are changes the order of sums in matrix products, and nothing else.
     """
     prompts = prompt_tokens, prompt_length, prompt_id
-    one_core = mesh.size > 1 or mesh.devices.flat[0].platform != "cpu"
-    parts = 1 if one_core else parts_of(len(prompt_tokens), samples, cores())
+    one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    parts = parts_of(len(prompt_tokens), samples, cores()) if one_cpu else 1
 
     def sample(*rows: np.ndarray) -> Rollout:
         with jax.set_mesh(mesh):  # of this thread

@@ -48,8 +48,8 @@ def test_parts_sample_what_one_program_samples_and_compile_once(monkeypatch):
     whole = sample(1, monkeypatch, sampling)
     compiled = []
 
-    def listen(event, duration_secs, *, fun_name="", **_):
-        compiled.extend([fun_name] if event == COMPILED else [])
+    def listen(event, duration_secs, **of):
+        compiled.extend([str(of["fun_name"])] if event == COMPILED else [])
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
