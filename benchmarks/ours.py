@@ -121,7 +121,7 @@ class Ours:
     def rollout(self) -> Any:
         """Completions of every prompt, on the host; the sampling layout of the weights is made, and dropped."""
         from jaxrl_llm.sampling.keys import ROLLOUT, step_key
-        from jaxrl_llm.sampling.parts import sample_on
+        from jaxrl_llm.training.parts import sample_on
 
         workload = self.workload
         tokens = np.full((workload.prompts, workload.max_prompt), PAD, np.int32)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxrl_llm"
 CORE = {"types", "core"}
 ALGORITHM = CORE | {"knobs", "algorithm", "sharding", "sampling"}
 EVERYTHING_BELOW_TRAINING = ALGORITHM | {"models", "data", "rewards"}
-TRAINING = EVERYTHING_BELOW_TRAINING | {"distributed", "training", "evaluation"}
+TRAINING = EVERYTHING_BELOW_TRAINING | {"environment", "distributed", "training", "evaluation"}
 CONFIG = TRAINING | {"schema", "config"}
 
 # Layer -> layers it may import. A module belongs to the longest name that fits it.
@@ -47,8 +47,7 @@ LAYERS: dict[str, set[str]] = {
     "report": CONFIG | {"techniques", "explain", "report"},
     "microscope": CONFIG | {"report", "microscope"},
     "planning": CONFIG | {"planning"},
-    "study": CONFIG
-    | {"environment", "techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
+    "study": CONFIG | {"techniques", "explain", "report", "microscope.statistics", "planning.models", "study"},
     "cli_study": {"distributed", "training.log", "study"},
     "cli_tiers": {"schema", "config", "data", "rewards"},
     "cli_arguments": {"cli_study"},
@@ -60,7 +59,6 @@ LAYERS: dict[str, set[str]] = {
         "cli_tiers",
         "cli_unread",
         "study",
-        "environment",
         "explain",
         "diff",
         "report",

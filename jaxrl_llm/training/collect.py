@@ -19,9 +19,9 @@ from jaxrl_llm.data.prompts import DataSettings, Problem, PromptStream
 from jaxrl_llm.data.templates import encode_prompts
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
-from jaxrl_llm.sampling.parts import sample_on
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.layouts import bucket
+from jaxrl_llm.training.parts import sample_on
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import Session
 from jaxrl_llm.types import Array, Params, Rollout

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_llm.sampling import parts
 from jaxrl_llm.sampling.keys import step_key
 from jaxrl_llm.sharding import MeshSettings, make_mesh
+from jaxrl_llm.training import parts
 from tests import policies
 from tests.policies import IDS, LENGTHS, MODEL, PAD, PLAIN, PROMPTS, SAMPLES, STOPS
 
