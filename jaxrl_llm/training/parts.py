@@ -19,7 +19,7 @@ from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import shard_rows, to_host
 from jaxrl_llm.types import Array, Model, Params, Rollout
 
-# Of a part. Every part reads all weights at every token: with fewer rows that takes longer than computing.
+# Of a part. Every part reads all weights at every token: with fewer rows that may take longer than computing.
 LEAST_ROWS = 32
 
 _dispatch = threading.Lock()
