@@ -20,7 +20,7 @@ from jaxrl_llm.sharding import shard_rows, to_host
 from jaxrl_llm.types import Array, Model, Params, Rollout
 
 # Of a part. Every part reads all weights at every token: with fewer rows that may take longer than computing.
-LEAST_ROWS = 32
+LEAST_ROWS = 64
 
 _dispatch = threading.Lock()
 

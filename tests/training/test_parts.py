@@ -21,9 +21,9 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
     ("prompts", "samples", "threads", "expected"),
     [
         (16, 8, 2, 2),
-        (16, 8, 16, 4),  # more would have fewer rows than LEAST_ROWS
-        (16, 8, 3, 2),  # parts are equal
-        (15, 8, 4, 3),
+        (32, 8, 16, 4),  # more would have fewer rows than LEAST_ROWS
+        (16, 16, 3, 2),  # parts are equal
+        (15, 16, 4, 3),
         (7, 64, 2, 1),
         (1, 512, 8, 1),  # a group shares its prompt
         (4, 4, 8, 1),
