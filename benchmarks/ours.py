@@ -46,6 +46,14 @@ def make_settings(workload: Workload, changes: Sequence[str]) -> Any:
     return config.parse(config.load(ROOT / "configs/grpo.py", changes))
 
 
+def padded_prompts(workload: Workload) -> np.ndarray:
+    """int32 [P, max_prompt], right-padded."""
+    tokens = np.full((workload.prompts, workload.max_prompt), PAD, np.int32)
+    for row, ids in enumerate(workload.prompt_tokens):
+        tokens[row, : len(ids)] = ids
+    return tokens
+
+
 def end_at_budgets(model: Any, workload: Workload) -> Any:
     """The model with logits that end every row at its length, and nowhere else.
 
@@ -54,9 +62,7 @@ def end_at_budgets(model: Any, workload: Workload) -> Any:
     """
     import jax.numpy as jnp
 
-    given = np.full((workload.prompts, workload.max_prompt), PAD, np.int32)
-    for row, ids in enumerate(workload.prompt_tokens):
-        given[row, : len(ids)] = ids
+    given = padded_prompts(workload)
     of_prompts = jnp.asarray(workload.lengths.reshape(workload.prompts, workload.samples))
     is_stop = jnp.arange(workload.shape.vocabulary) == STOP
 
@@ -124,15 +130,12 @@ class Ours:
         from jaxrl_llm.training.parts import sample_on
 
         workload = self.workload
-        tokens = np.full((workload.prompts, workload.max_prompt), PAD, np.int32)
-        for row, ids in enumerate(workload.prompt_tokens):
-            tokens[row, : len(ids)] = ids
         lengths = np.array([len(ids) for ids in workload.prompt_tokens], np.int32)
         rollout = sample_on(
             self.session.mesh,
             self.sampler,
             self.session.prepare(self.state.params),
-            tokens,
+            padded_prompts(workload),
             lengths,
             np.arange(workload.prompts, dtype=np.int32),
             step_key(self.settings.seed, ROLLOUT, self.steps),

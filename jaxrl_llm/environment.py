@@ -1,8 +1,7 @@
 """The machine: its cores, and what a command sets for its own process before JAX starts.
 
-That is where compiled programs are kept, and the allocator.
-
-Both are matters of the machine, not of the run: no keys of a config, but environment variables, and the user's own win.
+It sets where compiled programs are kept, and the allocator. Both are matters of the machine, not of the run: no keys of
+a config, but environment variables, and the user's own win.
 """
 
 from __future__ import annotations
