@@ -57,8 +57,9 @@ def padded_prompts(workload: Workload) -> np.ndarray:
 def end_at_budgets(model: Any, workload: Workload) -> Any:
     """The model with logits that end every row at its length, and nowhere else.
 
-    A column beside the hidden state says whether the token that comes next is the row's last. Which rows a program
-    samples it knows by their prompts: beside the keys of a prompt lie the lengths of its completions.
+    A column beside the hidden state says whether the token that comes next is the row's last. While a program samples
+    whole groups, it knows its rows by their prompts: beside the keys of a prompt lie the lengths of its completions.
+    From then on every row has its own length beside the keys of its first token.
     """
     import jax.numpy as jnp
 
@@ -69,24 +70,35 @@ def end_at_budgets(model: Any, workload: Workload) -> Any:
     def flagged(hidden: Any, last: Any) -> Any:
         return jnp.concatenate([hidden, last[:, None].astype(hidden.dtype)], axis=-1)
 
+    def split(cache: Any) -> tuple[Any, Any]:
+        *keys, lengths = cache.keys
+        return dataclasses.replace(cache, keys=tuple(keys)), lengths
+
+    def joined(cache: Any, lengths: Any) -> Any:
+        return dataclasses.replace(cache, keys=(*cache.keys, lengths))
+
     def prefill(prepared: Any, tokens: Any, length: Any) -> Any:
         hidden, cache = model.prefill(prepared, tokens, length)
         prompt = (tokens[:, None] == given).all(axis=-1).argmax(axis=1)
         lengths = of_prompts[prompt][:, None, None]  # the axes of keys
-        return flagged(hidden, jnp.zeros(len(hidden))), dataclasses.replace(cache, keys=(*cache.keys, lengths))
+        return flagged(hidden, jnp.zeros(len(hidden))), joined(cache, lengths)
+
+    def empty_cache(rows: int, width: int) -> Any:
+        return joined(model.empty_cache(rows, width), jnp.zeros((rows, 1, 1, width), of_prompts.dtype))
 
     def decode(prepared: Any, token: Any, position: Any, prompt: Any, length: Any, cache: Any, column: Any) -> Any:
-        *keys, lengths = prompt.keys
-        prompt = dataclasses.replace(prompt, keys=tuple(keys))
+        (prompt, of_groups), (cache, of_rows) = split(prompt), split(cache)
+        if len(token) == of_groups[:, 0, 0].size:  # whole groups
+            of_rows = of_rows.at[..., 0].set(of_groups.reshape(-1, 1, 1))
         hidden, cache = model.decode(prepared, token, position, prompt, length, cache, column)
-        return flagged(hidden, column + 2 == lengths.ravel()), cache
+        return flagged(hidden, column + 2 == of_rows[:, 0, 0, 0]), joined(cache, of_rows)
 
     def unembed_prepared(prepared: Any, hidden: Any) -> Any:
         logits = model.unembed_prepared(prepared, hidden[..., :-1])
         last = hidden[..., -1:] > 0
         return jnp.where(last == is_stop, jnp.where(last, 0.0, logits), -jnp.inf)
 
-    return model._replace(prefill=prefill, decode=decode, unembed_prepared=unembed_prepared)
+    return model._replace(prefill=prefill, empty_cache=empty_cache, decode=decode, unembed_prepared=unembed_prepared)
 
 
 class Ours:

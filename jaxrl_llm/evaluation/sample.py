@@ -7,9 +7,8 @@ import numpy as np
 
 from jaxrl_llm.data.prompts import Problem
 from jaxrl_llm.data.templates import encode_prompts
-from jaxrl_llm.sampling.generate import generate
 from jaxrl_llm.sampling.keys import EVALUATION, step_key
-from jaxrl_llm.sharding import shard_rows
+from jaxrl_llm.training.parts import sample_on
 from jaxrl_llm.training.settings import Settings
 from jaxrl_llm.training.setup import open_session
 
@@ -25,17 +24,19 @@ def sample(settings: Settings, question: str, *, samples: int) -> list[str]:
     session = open_session(settings)
     problem = Problem(0, question, "", "the command line")
     (prompt,) = encode_prompts([problem], settings.data, session.tokenizer)
-    inputs = (np.array([prompt], np.int32), np.array([len(prompt)], np.int32), np.zeros(1, np.int32))
     with jax.set_mesh(session.mesh):
-        rollout = generate(
-            session.model,
-            session.prepare(session.params),
-            *shard_rows(inputs, session.mesh),
-            step_key(settings.seed, EVALUATION, 0),
-            samples=samples,
-            sampling=settings.sampling,
-            stop_ids=session.stop_ids,
-            pad_id=session.tokenizer.pad_id,
-        )
-    tokens, mask = jax.device_get((rollout.tokens, rollout.mask))
-    return [session.tokenizer.decode(row[kept]) for row, kept in zip(tokens, mask, strict=True)]
+        prepared = session.prepare(session.params)
+    rollout = sample_on(
+        session.mesh,
+        session.model,
+        prepared,
+        np.array([prompt], np.int32),
+        np.array([len(prompt)], np.int32),
+        np.zeros(1, np.int32),
+        step_key(settings.seed, EVALUATION, 0),
+        samples=samples,
+        sampling=settings.sampling,
+        stop_ids=session.stop_ids,
+        pad_id=session.tokenizer.pad_id,
+    )
+    return [session.tokenizer.decode(row[mask]) for row, mask in zip(rollout.tokens, rollout.mask, strict=True)]

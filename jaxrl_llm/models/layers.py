@@ -149,8 +149,11 @@ class Attention(nn.Module):
         keys = jax.lax.dynamic_update_slice_in_dim(cache[0], key[..., None].astype(cache[0].dtype), column, axis=3)
         values = jax.lax.dynamic_update_slice_in_dim(cache[1], value[:, :, None].astype(cache[1].dtype), column, axis=2)
         prompts, rows, width = prompt_keys.shape[0], x.shape[0], prompt_keys.shape[-1]
-        grouped = query.reshape(prompts, rows // prompts, *query.shape[1:])
-        on_prompt = jnp.einsum("prkgh,pkhq->prkgq", grouped, prompt_keys, preferred_element_type=jnp.float32)
+        samples, (kv_heads, per_head, head_size) = rows // prompts, query.shape[1:]
+        grouped = query.reshape(prompts, samples, *query.shape[1:]).swapaxes(1, 2)
+        grouped = grouped.reshape(prompts, kv_heads, samples * per_head, head_size)
+        on_prompt = jnp.matmul(grouped, prompt_keys, preferred_element_type=jnp.float32)
+        on_prompt = on_prompt.reshape(prompts, kv_heads, samples, per_head, width).swapaxes(1, 2)
         on_own = jnp.einsum("bkgh,bkhc->bkgc", query, keys, preferred_element_type=jnp.float32)
         of_prompt = jnp.repeat(prompt_mask, rows // len(prompt_mask), axis=0)
         own = jnp.arange(keys.shape[-1]) <= column
@@ -161,8 +164,10 @@ class Attention(nn.Module):
         scores = soft_cap(scores, self.config.attention_cap)
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        to_prompt = probabilities[..., :width].reshape(*on_prompt.shape)
-        heads = jnp.einsum("prkgq,pkqh->prkgh", to_prompt, prompt_values).reshape(query.shape)
+        to_prompt = probabilities[..., :width].reshape(*on_prompt.shape).swapaxes(1, 2)
+        to_prompt = to_prompt.reshape(prompts, kv_heads, samples * per_head, width)
+        heads = jnp.matmul(to_prompt, prompt_values)
+        heads = heads.reshape(prompts, kv_heads, samples, per_head, head_size).swapaxes(1, 2).reshape(query.shape)
         heads = heads + jnp.einsum("bkgc,bkch->bkgh", probabilities[..., width:], values)
         return self._merge(heads), (keys, values)
 

@@ -6,7 +6,6 @@ runs one after the other. Programs of several threads run at the same time: each
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -15,14 +14,13 @@ from jax.sharding import Mesh
 
 from jaxrl_llm.environment import cores
 from jaxrl_llm.sampling.generate import generate
+from jaxrl_llm.sampling.shrinking import generate_shrinking
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import shard_rows, to_host
 from jaxrl_llm.types import Array, Model, Params, Rollout
 
 # Of a part. Every part reads all weights at every token: with fewer rows that may take longer than computing.
 LEAST_ROWS = 64
-
-_dispatch = threading.Lock()
 
 
 def parts_of(prompts: int, samples: int, threads: int) -> int:
@@ -47,25 +45,26 @@ def sample_on(
 ) -> Rollout:
     """What :func:`~jaxrl_llm.sampling.generate.generate` samples, on the host; arrays of prompts are on the host too.
 
-    How many parts there are changes the order of sums in matrix products, and nothing else.
+    On one device rows that have stopped leave the batch, see :mod:`jaxrl_llm.sampling.shrinking`. That, and how many
+    parts there are, changes the order of sums in matrix products, and nothing else.
     """
     prompts = prompt_tokens, prompt_length, prompt_id
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     parts = parts_of(len(prompt_tokens), samples, cores()) if one_cpu else 1
+    loop = generate_shrinking if mesh.size == 1 else generate
 
     def sample(*rows: np.ndarray) -> Rollout:
         with jax.set_mesh(mesh):  # of this thread
-            with _dispatch:  # a program is compiled once
-                rollout = generate(
-                    model,
-                    prepared,
-                    *shard_rows(rows, mesh),
-                    key,
-                    samples=samples,
-                    sampling=sampling,
-                    stop_ids=stop_ids,
-                    pad_id=pad_id,
-                )
+            rollout = loop(
+                model,
+                prepared,
+                *shard_rows(rows, mesh),
+                key,
+                samples=samples,
+                sampling=sampling,
+                stop_ids=stop_ids,
+                pad_id=pad_id,
+            )
             return to_host(rollout)
 
     if parts == 1:

@@ -56,7 +56,7 @@ def test_parts_sample_what_one_program_samples_and_compile_once(monkeypatch):
         halves = sample(2, monkeypatch, sampling)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    assert [name for name in compiled if "generate" in name] == ["jit(generate)"]
+    assert compiled.count("jit(begin)") == compiled.count("jit(extend)") == 1
     # matrix products of fewer rows may add in another order
     np.testing.assert_allclose(halves.sampler_logprobs, whole.sampler_logprobs, atol=1e-5)
     for field in dataclasses.fields(whole):
