@@ -182,7 +182,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(whole_run, m
     assert len(lines(run_dir / "speed.jsonl")) < STEPS, "the run ended before it was killed"
     _, log = start(model_folder, run_dir, log_compiles=True).communicate(timeout=LIMIT_SECONDS)
     loaded = set(re.findall(r"Persistent compilation cache hit for '(\w+)'", log))
-    large = {"jit_generate", "jit_scorer", "jit_batcher", "jit_gradients", "jit_apply"}
+    large = {"jit_begin", "jit_extend", "jit_scorer", "jit_batcher", "jit_gradients", "jit_apply"}
     assert large <= loaded, "what the whole run had compiled is compiled again"
     for name in ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl"):
         assert (run_dir / name).read_bytes() == (whole_run / name).read_bytes(), name
