@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from jaxrl_llm.environment import cores
 from jaxrl_llm.sampling.generate import generate
-from jaxrl_llm.sampling.shrinking import generate_shrinking
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.sharding import shard_rows, to_host
+from jaxrl_llm.training.shrinking import generate_shrinking
 from jaxrl_llm.types import Array, Model, Params, Rollout
 
 # Of a part. Every part reads all weights at every token: with fewer rows that may take longer than computing.
@@ -45,7 +45,7 @@ def sample_on(
 ) -> Rollout:
     """What :func:`~jaxrl_llm.sampling.generate.generate` samples, on the host; arrays of prompts are on the host too.
 
-    On one device rows that have stopped leave the batch, see :mod:`jaxrl_llm.sampling.shrinking`. That, and how many
+    On one device rows that have stopped leave the batch, see :mod:`jaxrl_llm.training.shrinking`. That, and how many
     parts there are, changes the order of sums in matrix products, and nothing else.
     """
     prompts = prompt_tokens, prompt_length, prompt_id

@@ -1,4 +1,4 @@
-"""Rows that have stopped leave the batch: the texts of one program, from as few rows and as little memory as promised."""
+"""Rows that have stopped leave the batch: the texts of one program, from as few rows and as little memory as is said."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.models.decoder import functions
-from jaxrl_llm.sampling import shrinking
 from jaxrl_llm.sampling.generate import cache_widths, generate
 from jaxrl_llm.sampling.keys import step_key
+from jaxrl_llm.training import shrinking
 from tests import policies
 from tests.policies import CONFIG, IDS, LENGTHS, MODEL, PAD, PLAIN, PROMPTS
 
@@ -80,7 +80,14 @@ def test_a_smaller_batch_needs_no_more_memory_although_its_rows_share_no_prompt(
 
 @pytest.mark.parametrize(
     ("rows", "most", "expected"),
-    [(128, 128, [64, 32, 16]), (100, 100, [50, 25]), (128, 40, [32, 16]), (31, 31, [16]), (30, 30, []), (1, 1, [])],
+    [
+        (128, 128, [64, 32, 16, 8, 4]),
+        (100, 100, [50, 25, 13, 7, 4]),
+        (128, 40, [32, 16, 8, 4]),
+        (7, 7, [4]),
+        (6, 6, []),
+        (1, 1, []),
+    ],
 )
 def test_batches_have_at_least_as_many_rows_as_take_no_longer_than_fewer(rows, most, expected):
     assert shrinking.smaller_batches(rows, most) == expected
