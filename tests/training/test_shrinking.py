@@ -1,4 +1,4 @@
-"""Rows that have stopped leave the batch: the texts of one program, from as few rows and as little memory as is said."""
+"""Rows that have stopped leave the batch: the texts of one program, from as few rows, and no more memory, as said."""
 
 from __future__ import annotations
 
