@@ -6,6 +6,7 @@ runs one after the other. Programs of several threads run at the same time: each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -51,7 +52,7 @@ def sample_on(
     prompts = prompt_tokens, prompt_length, prompt_id
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     parts = parts_of(len(prompt_tokens), samples, cores()) if one_cpu else 1
-    loop = generate_shrinking if mesh.size == 1 else generate
+    loop: Callable[..., Rollout] = generate_shrinking if mesh.size == 1 else generate
 
     def sample(*rows: np.ndarray) -> Rollout:
         with jax.set_mesh(mesh):  # of this thread

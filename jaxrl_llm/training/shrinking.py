@@ -6,7 +6,9 @@ that is most of its work. Here a loop ends when half of its rows have stopped, a
 
 from __future__ import annotations
 
+import functools
 import threading
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,7 +74,7 @@ def generate_shrinking(
         progress = _begin(model, prepared, prompt_tokens, prompt_length, prompt_id, key, samples=samples, draws=draws)
     prompt_width = prompt_tokens.shape[1]
     place = np.arange(progress.rows)  # in the rollout, of every row of ``progress``
-    whole = tuple(np.empty(x.shape, x.dtype) for x in _sampled(progress))
+    whole: tuple[Any, ...] = tuple(np.empty(x.shape, x.dtype) for x in _sampled(progress))
 
     def keep() -> None:
         for rollout, rows in zip(whole, jax.device_get(_sampled(progress)), strict=True):
@@ -100,16 +102,15 @@ def generate_shrinking(
                     progress = _extend(model, prepared, progress, draws, width, few)
     keep()
     done, tokens, mask, logprobs = whole
-    of_prompts = jax.device_get((prompt_tokens, prompt_length, prompt_id))
-    repeated = [np.repeat(x, samples, axis=0) for x in of_prompts]
+    repeat: Any = functools.partial(np.repeat, repeats=samples, axis=0)
     return Rollout(
-        prompt_tokens=repeated[0],
-        prompt_length=repeated[1],
+        prompt_tokens=repeat(prompt_tokens),
+        prompt_length=repeat(prompt_length),
         tokens=tokens,
         mask=mask,
         sampler_logprobs=logprobs,
         truncated=~done,
-        prompt_id=repeated[2],
+        prompt_id=repeat(prompt_id),
     )
 
 
