@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,10 +30,11 @@ COMMANDS = {
 PARTS = ("rollout", "update", "step", "score")
 
 
-def run(command: list[str]) -> list[str] | None:
+def run(command: list[str], environment: dict[str, str] | None = None) -> list[str] | None:
     """The lines that a command prints; None, with the end of its errors on stderr, if it fails."""
+    variables = os.environ | (environment or {})
     with tempfile.TemporaryFile("w+") as errors:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=variables)
         if done.returncode == 0:
             return done.stdout.splitlines()
         errors.seek(0)
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--libraries", default=",".join(COMMANDS), metavar="A,B", help="default: %(default)s")
     parser.add_argument("--score", action="store_true", help="time the scoring forward pass too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a key of our config")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="sets a variable for ours alone")
     arguments = parser.parse_args()
     libraries = arguments.libraries.split(",")
     for library in libraries:
@@ -72,7 +75,8 @@ def main() -> None:
         for library in libraries:
             rates.append(matrix_rate())
             ours = [f"--set={change}" for change in arguments.set] if library == "ours" else []
-            for line in run([*COMMANDS[library], *options, *ours]) or ():
+            variables = dict(pair.split("=", 1) for pair in arguments.env) if library == "ours" else {}
+            for line in run([*COMMANDS[library], *options, *ours], variables) or ():
                 if line.startswith('{"library"'):
                     print(line, flush=True)
                     found.append(json.loads(line))
