@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxrl_llm.sharding import head_devices
 from jaxrl_llm.types import Array
 
 
@@ -77,6 +78,19 @@ def keeps_all(sampling: Sampling) -> bool:
     return sampling.temperature > 0 and sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0
 
 
+def _largest(logits: Array, count: int) -> Array:
+    """The ``count`` largest of each row, largest first, [..., count].
+
+    Devices that share the vocabulary exchange their own largest, and not their logits.
+    """
+    ways = head_devices(jax.sharding.get_abstract_mesh())
+    own, rest = divmod(logits.shape[-1], ways)
+    if ways > 1 and not rest and count < own:
+        of_device = jax.lax.top_k(logits.reshape(*logits.shape[:-1], ways, own), count)[0]
+        logits = of_device.reshape(*logits.shape[:-1], ways * count)
+    return jax.lax.top_k(logits, count)[0]
+
+
 def _threshold(logits: Array, sampling: Sampling) -> Array | None:
     """The smallest kept logit, [..., 1]; None where everything is kept. Ties with it are kept too."""
     vocabulary = logits.shape[-1]
@@ -84,7 +98,7 @@ def _threshold(logits: Array, sampling: Sampling) -> Array | None:
     if not by_rank and sampling.top_p == 1 and sampling.min_p == 0:
         return None
     if by_rank:  # the tokens that top-p can still choose from, likeliest first
-        ranked = jax.lax.top_k(logits, sampling.top_k)[0]
+        ranked = _largest(logits, sampling.top_k)
     elif sampling.top_p < 1:
         ranked = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
     else:

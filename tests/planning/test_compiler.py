@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -81,3 +82,32 @@ def check_collectives(plan: dict) -> None:
 
 def per_layer(program: dict) -> list[dict]:
     return [one for one in program["collectives"] if one["trips"] == LAYERS]
+
+
+FILTERED = """
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+    from jaxrl_llm.planning import compiler, hardware
+    from jaxrl_llm.planning.hlo import census
+    from jaxrl_llm.sampling.support import Sampling, support_logits
+    from jaxrl_llm.sharding import MeshSettings
+
+    mesh = compiler.topology_mesh(hardware.parse_topology("v5e:2x2"), MeshSettings(1, 2, 2, 1))
+    sampling = Sampling(max_tokens=1, temperature=1.0, top_k=8, top_p=0.9, min_p=0.0, stop=())
+    with jax.set_mesh(mesh):
+        logits = jax.ShapeDtypeStruct((64, 2048), jnp.float32, sharding=NamedSharding(mesh, P("fsdp", "tensor")))
+        program = jax.jit(lambda x: jax.nn.log_softmax(support_logits(x, sampling))).lower(logits).compile()
+    print(sum(one.bytes for one in census(program.as_text(), dict(mesh.shape))))
+"""
+
+
+@pytest.mark.skipif(not compiler.installed(), reason='needs libtpu: pip install "jaxrl-llm[tpu-plan]"')
+def test_chips_that_share_the_vocabulary_exchange_the_likeliest_logits_and_not_all():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FILTERED)], env=os.environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    received, rows = float(done.stdout), 32  # of a device
+    assert 0 < received < rows * 4 * 1024 / 20, "a row's logits on the other device are 1,024"

@@ -11,6 +11,7 @@ import pytest
 
 from jaxrl_llm.sampling.generate import cache_widths, draw
 from jaxrl_llm.sampling.support import Sampling, support_logits
+from jaxrl_llm.sharding import MeshSettings, make_mesh
 from tests.policies import PLAIN
 
 
@@ -109,3 +110,14 @@ def test_the_ends_of_the_unit_interval_draw_tokens_with_mass(uniform):
 def test_cache_widths_grow_to_the_limit_in_a_few_steps(limit):
     widths = cache_widths(limit)
     assert widths[-1] == limit and len(widths) <= 4 and list(widths) == sorted(set(widths))
+
+
+@pytest.mark.parametrize("top_k", [5, 16, 20, 64], ids=lambda k: f"the {k} likeliest")
+def test_devices_that_share_the_vocabulary_keep_what_one_keeps(top_k):
+    logits = np.random.default_rng(2).normal(size=(8, 64)).round(1).astype(np.float32)  # with ties, 16 on a device
+    sampling = with_knobs(top_k=top_k, top_p=0.9)
+    whole = support_logits(jnp.asarray(logits), sampling)
+    with jax.set_mesh(mesh := make_mesh(MeshSettings(1, 2, 4, 1))):
+        split = jax.device_put(logits, jax.NamedSharding(mesh, jax.P("fsdp", "tensor")))
+        shared = jax.jit(lambda x: support_logits(x, sampling))(split)
+    np.testing.assert_array_equal(shared, whole)
