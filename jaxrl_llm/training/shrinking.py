@@ -17,7 +17,7 @@ from jaxrl_llm.sampling.generate import Draws, Progress, begin, cache_widths, ex
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.types import Array, Model, Params, Rollout
 
-# Of a batch. With fewer a token takes about as long: most of it is reading the weights.
+# Of a batch. Fewer take little less time, for most of that is then reading the weights, and each size is a program.
 LEAST_ROWS = 4
 
 _lock = threading.Lock()  # a program that threads ask for at the same time is compiled once
