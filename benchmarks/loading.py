@@ -4,7 +4,8 @@ On the CPU backend a device's shard lies in the memory of the process, so that w
 of the resident memory, less that of the process before, less the shards. It is compared with the largest tensor of the
 file; the bound is 1.3 times that.
 
-Command: python benchmarks/loading.py [--gb 3] [--folder DIR] [--save]        (minutes; --save also times writing)
+Command: python benchmarks/loading.py [--gb 3] [--source FOLDER or package:NAME/FILE.gguf] [--save]
+         (minutes; --save also times writing). The largest tensor counts as bfloat16, whatever the file holds.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def peak() -> float:
     return 1024 * float(line.split()[1])
 
 
-def load(folder: str, devices: int, param_dtype: str, save: bool) -> None:
+def load(source: str, devices: int, param_dtype: str, save: bool) -> None:
     """Prints what one process sees, as JSON."""
     import jax
     import jax.numpy as jnp
@@ -76,13 +77,14 @@ def load(folder: str, devices: int, param_dtype: str, save: bool) -> None:
     jnp.zeros(8).block_until_ready()  # what every process of jax takes
     hub.load("embedded:tiny", mesh=mesh)
     before, begun, worked = peak(), time.perf_counter(), time.process_time()
-    policy = hub.load(folder, param_dtype=param_dtype, mesh=mesh)
+    policy = hub.load(source, param_dtype=param_dtype, mesh=mesh)
     jax.block_until_ready(policy.params)
     seconds, worked, loaded = time.perf_counter() - begun, time.process_time() - worked, peak()
     leaves = jax.tree.leaves(policy.params)
     shards = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)
     largest = 2 * max(math.prod(weight.layer_shape) for weight in weights.weight_table(policy.config))
-    files = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    path = hub.resolve(source)
+    files = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*.safetensors")))
     found = {
         "devices": devices,
         "param_dtype": param_dtype,
@@ -96,7 +98,7 @@ def load(folder: str, devices: int, param_dtype: str, save: bool) -> None:
     if save:
         from jaxrl_llm import models
 
-        with tempfile.TemporaryDirectory(dir=Path(folder).parent) as to:
+        with tempfile.TemporaryDirectory(dir=path.parent) as to:
             begun = time.perf_counter()
             models.save(policy, to, dtype="bfloat16")
             found["write_gb_per_second"] = files / GB / (time.perf_counter() - begun)
@@ -107,19 +109,19 @@ def load(folder: str, devices: int, param_dtype: str, save: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=3, help="of the checkpoint, bfloat16")
-    parser.add_argument("--folder", type=Path, help="where it is made, or already lies; a temporary one without it")
+    parser.add_argument("--source", help="a model, or a folder where one is made; else a temporary one")
     parser.add_argument("--save", action="store_true", help="write each loaded model again, too")
     parser.add_argument("--one", nargs=2, metavar=("DEVICES", "DTYPE"), help="load in this process, and nothing else")
     options = parser.parse_args()
     if options.one:
-        return load(str(options.folder), int(options.one[0]), options.one[1], options.save)
+        return load(options.source, int(options.one[0]), options.one[1], options.save)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary) / "model"
-        if not (folder / "config.json").is_file():
-            make(folder, options.gb * GB)
+        source = options.source or str(Path(temporary) / "model")
+        if not source.endswith(".gguf") and not (Path(source) / "config.json").is_file():
+            make(Path(source), options.gb * GB)
         for dtype in ("bfloat16", "float32"):
             for devices in (1, 4):
-                command = [sys.executable, __file__, "--folder", str(folder), "--one", str(devices), dtype]
+                command = [sys.executable, __file__, "--source", source, "--one", str(devices), dtype]
                 flags = f"--xla_force_host_platform_device_count={devices}"
                 environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
                 subprocess.run(command + ["--save"] * options.save, env=environment, check=True)

@@ -149,25 +149,29 @@ class Attention(nn.Module):
         keys = jax.lax.dynamic_update_slice_in_dim(cache[0], key[..., None].astype(cache[0].dtype), column, axis=3)
         values = jax.lax.dynamic_update_slice_in_dim(cache[1], value[:, :, None].astype(cache[1].dtype), column, axis=2)
         prompts, rows, width = prompt_keys.shape[0], x.shape[0], prompt_keys.shape[-1]
-        samples, (kv_heads, per_head, head_size) = rows // prompts, query.shape[1:]
-        grouped = query.reshape(prompts, samples, *query.shape[1:]).swapaxes(1, 2)
-        grouped = grouped.reshape(prompts, kv_heads, samples * per_head, head_size)
-        on_prompt = jnp.matmul(grouped, prompt_keys, preferred_element_type=jnp.float32)
-        on_prompt = on_prompt.reshape(prompts, kv_heads, samples, per_head, width).swapaxes(1, 2)
+        samples, (kv_heads, per_head) = rows // prompts, query.shape[1:3]
+
+        def by_prompt(x: Array) -> Array:
+            """Rows [B, K, N / K, ...] as matrices [P, K, G · N / K, ...], of which XLA knows a fast product."""
+            x = x.reshape(prompts, samples, *x.shape[1:]).swapaxes(1, 2)
+            return x.reshape(prompts, kv_heads, samples * per_head, x.shape[-1])
+
+        def by_row(x: Array) -> Array:
+            x = x.reshape(prompts, kv_heads, samples, per_head, x.shape[-1]).swapaxes(1, 2)
+            return x.reshape(rows, kv_heads, per_head, x.shape[-1])
+
+        on_prompt = by_row(jnp.matmul(by_prompt(query), prompt_keys, preferred_element_type=jnp.float32))
         on_own = jnp.einsum("bkgh,bkhc->bkgc", query, keys, preferred_element_type=jnp.float32)
         of_prompt = jnp.repeat(prompt_mask, rows // len(prompt_mask), axis=0)
         own = jnp.arange(keys.shape[-1]) <= column
         if window is not None:
             own &= column - jnp.arange(keys.shape[-1]) < window
         mask = jnp.concatenate([of_prompt, jnp.broadcast_to(own, (rows, keys.shape[-1]))], axis=-1)
-        scores = jnp.concatenate([on_prompt.reshape(*on_own.shape[:-1], width), on_own], axis=-1)
+        scores = jnp.concatenate([on_prompt, on_own], axis=-1)
         scores = soft_cap(scores, self.config.attention_cap)
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        to_prompt = probabilities[..., :width].reshape(*on_prompt.shape).swapaxes(1, 2)
-        to_prompt = to_prompt.reshape(prompts, kv_heads, samples * per_head, width)
-        heads = jnp.matmul(to_prompt, prompt_values)
-        heads = heads.reshape(prompts, kv_heads, samples, per_head, head_size).swapaxes(1, 2).reshape(query.shape)
+        heads = by_row(jnp.matmul(by_prompt(probabilities[..., :width]), prompt_values))
         heads = heads + jnp.einsum("bkgc,bkch->bkgh", probabilities[..., width:], values)
         return self._merge(heads), (keys, values)
 

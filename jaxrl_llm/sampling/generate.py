@@ -194,8 +194,7 @@ def extend(
       few: 0 for all rows to stop.
     """
     last = min(width, draws.sampling.max_tokens - 1)  # the cache has room for the tokens before this column
-    start = jnp.repeat(progress.prompt_length, progress.rows // progress.prompts)
-    start = constrain_samples(start, progress.rows // progress.prompts)
+    start = _repeat(progress.prompt_length, progress.rows // progress.prompts)
 
     def step(progress: Progress) -> Progress:
         """Feeds the last token, whose keys and values go to its column of the cache, and draws the next."""
