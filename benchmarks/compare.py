@@ -59,9 +59,7 @@ def main() -> None:
     parser.add_argument("--libraries", default=",".join(COMMANDS), metavar="A,B", help="default: %(default)s")
     parser.add_argument("--score", action="store_true", help="time the scoring forward pass too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a key of our config")
-    parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="sets a variable of ours"
-    )
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="sets a variable of ours")
     arguments = parser.parse_args()
     libraries = arguments.libraries.split(",")
     for library in libraries:
