@@ -61,6 +61,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a key of our config")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="sets a variable of ours")
     arguments = parser.parse_args()
+    for pair in arguments.env:
+        if "=" not in pair:
+            parser.error(f"--env {pair}: expected NAME=VALUE")
     libraries = arguments.libraries.split(",")
     for library in libraries:
         if library not in COMMANDS:

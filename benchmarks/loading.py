@@ -4,7 +4,7 @@ On the CPU backend a device's shard lies in the memory of the process, so that w
 of the resident memory, less that of the process before, less the shards. It is compared with the largest tensor of the
 file; the bound is 1.3 times that.
 
-Command: python benchmarks/loading.py [--gb 3] [--source FOLDER or package:NAME/FILE.gguf] [--save]
+Command: python benchmarks/loading.py [--gb 3] [--folder DIR | --source package:NAME/FILE.gguf] [--save]
          (minutes; --save also times writing). The largest tensor counts as bfloat16, whatever the file holds.
 """
 
@@ -98,7 +98,7 @@ def load(source: str, devices: int, param_dtype: str, save: bool) -> None:
     if save:
         from jaxrl_llm import models
 
-        with tempfile.TemporaryDirectory(dir=path.parent) as to:
+        with tempfile.TemporaryDirectory(dir=path.parent if path.is_dir() else None) as to:
             begun = time.perf_counter()
             models.save(policy, to, dtype="bfloat16")
             found["write_gb_per_second"] = files / GB / (time.perf_counter() - begun)
@@ -109,16 +109,18 @@ def load(source: str, devices: int, param_dtype: str, save: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=3, help="of the checkpoint, bfloat16")
-    parser.add_argument("--source", help="a model, or a folder where one is made; else a temporary one")
+    parser.add_argument("--folder", type=Path, help="where it is made, or already lies; a temporary one without it")
+    parser.add_argument("--source", help="another model in its place, as model.source names it")
     parser.add_argument("--save", action="store_true", help="write each loaded model again, too")
     parser.add_argument("--one", nargs=2, metavar=("DEVICES", "DTYPE"), help="load in this process, and nothing else")
     options = parser.parse_args()
     if options.one:
         return load(options.source, int(options.one[0]), options.one[1], options.save)
     with tempfile.TemporaryDirectory() as temporary:
-        source = options.source or str(Path(temporary) / "model")
-        if not source.endswith(".gguf") and not (Path(source) / "config.json").is_file():
-            make(Path(source), options.gb * GB)
+        folder = options.folder or Path(temporary) / "model"
+        if not options.source and not (folder / "config.json").is_file():
+            make(folder, options.gb * GB)
+        source = options.source or str(folder)
         for dtype in ("bfloat16", "float32"):
             for devices in (1, 4):
                 command = [sys.executable, __file__, "--source", source, "--one", str(devices), dtype]

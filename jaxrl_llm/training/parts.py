@@ -46,13 +46,13 @@ def sample_on(
 ) -> Rollout:
     """What :func:`~jaxrl_llm.sampling.generate.generate` samples, on the host; arrays of prompts are on the host too.
 
-    On one device rows that have stopped leave the batch, see :mod:`jaxrl_llm.training.shrinking`. That, and how many
-    parts there are, changes the order of sums in matrix products, and nothing else.
+    On a CPU rows that have stopped leave the batch, see :mod:`jaxrl_llm.training.shrinking`. That, and how many parts
+    there are, changes the order of sums in matrix products, and nothing else.
     """
     prompts = prompt_tokens, prompt_length, prompt_id
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     parts = parts_of(len(prompt_tokens), samples, cores()) if one_cpu else 1
-    loop: Callable[..., Rollout] = generate_shrinking if mesh.size == 1 else generate
+    loop: Callable[..., Rollout] = generate_shrinking if one_cpu else generate
 
     def sample(*rows: np.ndarray) -> Rollout:
         with jax.set_mesh(mesh):  # of this thread

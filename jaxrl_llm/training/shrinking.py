@@ -1,4 +1,4 @@
-"""The sampling loop of one device, driven from the host: rows that have stopped leave the batch.
+"""The sampling loop on a CPU, driven from the host: rows that have stopped leave the batch.
 
 A program's shapes are fixed, so a loop in one program computes all rows until the last has stopped; where lengths vary,
 that is most of its work. Here a loop ends when half of its rows have stopped, and another goes on with the others.

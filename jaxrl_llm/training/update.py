@@ -66,7 +66,7 @@ class Gradients:
         totals: Metrics = {}
         for packing in passes:
             if jax.default_backend() == "cpu":
-                # It takes a program's temporaries when that is launched: those of all passes would lie side by side.
+                # XLA takes temporaries there when a program is launched: those of all passes would lie side by side.
                 jax.block_until_ready(sums)
             sums, metrics = self.program(sums, params, batch, packing, places, *others)
             totals = add_metrics(totals, metrics) if totals else metrics

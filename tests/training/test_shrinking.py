@@ -1,4 +1,4 @@
-"""Rows that have stopped leave the batch: the texts of one program, from as few rows, and no more memory, as said."""
+"""Rows that have stopped leave the batch: the texts of one program, from fewer rows and no more memory."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ def test_a_smaller_batch_needs_no_more_memory_although_its_rows_share_no_prompt(
         (1, 1, []),
     ],
 )
-def test_batches_have_at_least_as_many_rows_as_take_no_longer_than_fewer(rows, most, expected):
+def test_batches_are_halves_of_halves_down_to_four_rows(rows, most, expected):
     assert shrinking.smaller_batches(rows, most) == expected
