@@ -82,11 +82,15 @@ def on_own_rows(scorer: Callable[..., Any], rows: int) -> Callable[..., Any]:
     )
 
 
-def on_flat_tokens(of_tokens: Callable[..., Any], head: Params, hidden: Array, tokens: Array) -> Any:
-    """``of_tokens(head, hidden [R, C, D], tokens [R, C])``, flat as in a layer, where that moves no columns."""
+def on_flat_tokens(of_tokens: Callable[..., Any], heads: Any, hidden: Any, tokens: Array) -> Any:
+    """``of_tokens(heads, hidden [R, C, D], tokens [R, C])``, flat as in a layer, where that moves no columns.
+
+    The gradient by the head of a product with two leading axes costs a transposed copy of the logits' on CPU.
+    """
     if column_devices(jax.sharding.get_abstract_mesh()) > 1:
-        return of_tokens(head, hidden, tokens)
-    found = of_tokens(head, hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1))
+        return of_tokens(heads, hidden, tokens)
+    hidden = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), hidden)
+    found = of_tokens(heads, hidden, tokens.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(tokens.shape), found)
 
 

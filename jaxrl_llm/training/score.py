@@ -195,7 +195,8 @@ def _column_scorer(
         return scores
 
     policy = jax.checkpoint_policies.save_only_these_names("logits") if chunks.kept else None
-    return functools.partial(by_columns, jax.checkpoint(score_columns, policy=policy), chunks)
+    of_tokens = jax.checkpoint(score_columns, policy=policy)
+    return functools.partial(by_columns, functools.partial(on_flat_tokens, of_tokens), chunks)
 
 
 def _exact_kl(logits: Array, of_reference: Array) -> Array:
