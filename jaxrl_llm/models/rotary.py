@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxrl_llm.models.architecture import (
     DynamicRopeScaling,
@@ -80,11 +85,25 @@ def _dynamic_frequencies(config: ModelConfig, scaling: DynamicRopeScaling, posit
 
 def rotary_angles(config: ModelConfig, positions: Array) -> Angles | None:
     """cos and sin, float32 [..., H / 2], for integer positions [...]; None where positions are learned.
-
     Of layers that are not alike, an axis in front has one entry for each of ``config.ropes``.
     """
     if config.learned_positions:
         return None
+    angles_of = functools.partial(_angles, config)
+    return jax.lax.platform_dependent(positions, cpu=functools.partial(_apart, angles_of), default=angles_of)
+
+
+def _apart(run: Callable[..., Any], *args: Any) -> Any:
+    """``run(*args)`` as a function of its own in the program.
+
+    XLA's CPU backend fuses what is cheap to write into all that read it, and a cosine with it: every head of every layer
+    would compute those of its tokens again. It removes an optimization barrier before it fuses.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(run)(*args)
+
+
+def _angles(config: ModelConfig, positions: Array) -> Angles:
     turned = positions[..., None].astype(jnp.float32)
     kinds = []
     for rope in config.ropes:
