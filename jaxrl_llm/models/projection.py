@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.models.lora import KEY
-from jaxrl_llm.sharding import head_devices
 from jaxrl_llm.types import Array
 
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -20,9 +19,10 @@ def _matrix_product(x: Array, kernel: Array, dimensions: Any, **precision: Any) 
     """The product of ``nn.DenseGeneral``, the last axes of x by the first of the kernel, as one of matrices.
 
     On CPU the gradient by a kernel of several output axes, those of heads say, costs a transposed copy of the output's,
-    and that is slower than a third of the product. Where heads are split over devices, axes stay apart.
+    which takes longer than the product. On several devices axes stay apart: one of them may be split, and a remat policy
+    knows the gathered kernel as it is.
     """
-    if head_devices(jax.sharding.get_abstract_mesh()) > 1:
+    if jax.sharding.get_abstract_mesh().size > 1:
         return jax.lax.dot_general(x, kernel, dimensions, **precision)
     inputs = len(dimensions[0][0])
     flat = x.reshape(*x.shape[:-inputs], -1)
