@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jaxrl_llm.data import choices
 from jaxrl_llm.data.prompts import Problem, fingerprint, read_rows, to_problem, value_of
 
 MANIFEST = "manifest.json"
@@ -29,6 +30,9 @@ class Part:
 
     Attributes:
       source: ``jsonl:PATH`` or ``hub:NAME``, see :func:`jaxrl_llm.data.prompts.load_problems`; so are the next three.
+      choices_key: key of a list of choices, of which the answer is a letter, or an integer index from 0. The question
+        gets the choices under letters, and the answer is the letter. None: the answer is what ``answer_key`` says.
+      wrong_keys: keys of wrong answers, which stand beside the right one in an order drawn for each row; as above.
       by: key of a number in each row, such as a difficulty or the right samples out of 8; None: no number is read.
       low: rows whose number is smaller are left out; None: none are.
       high: rows whose number is larger are left out; None: none are.
@@ -42,6 +46,8 @@ class Part:
     split: str = "train"
     question_key: str = "question"
     answer_key: str = "answer"
+    choices_key: str | None = None
+    wrong_keys: tuple[str, ...] = ()
     by: str | None = None
     low: float | None = None
     high: float | None = None
@@ -55,6 +61,7 @@ class Part:
             ("rows", (self.rows is None) == (self.draw == "all"), "a number, unless draw = 'all'"),
             ("rows", self.rows is None or self.rows >= 1, "at least 1"),
             ("true_false_rows", (self.true_false_rows or 0) >= 0, "0 or more"),
+            ("wrong_keys", not (self.wrong_keys and self.choices_key), "none beside choices_key"),
             ("by", self.by is not None or not numbered, "the key of a number, which low, high and draw read"),
             ("by", self.by is None or numbered, "None: neither low, high nor draw reads a number"),
             ("low", self.low is None or self.high is None or self.low <= self.high, f"at most high = {self.high}"),
@@ -66,6 +73,7 @@ class Part:
 class Row(NamedTuple):
     problem: Problem
     number: float | None
+    ambiguous: bool = False  # two choices are the right text
 
 
 class Drawn(NamedTuple):
@@ -128,8 +136,9 @@ def draw(name: str, part: Part, readable: Readable, seed: int, seen: set[str]) -
       FileNotFoundError, ValueError: as `load_problems` says; a row without a number, or with one that has no weight;
         fewer rows than are to be drawn.
     """
-    every = [_row(part, index, row) for index, row in read_rows(part.source, part.split)]
-    dropped: dict[str, int] = {"out_of_bounds": 0, "repeated_or_held_out": 0, "true_or_false": 0, "unreadable": 0}
+    every = [_row(part, seed, index, row) for index, row in read_rows(part.source, part.split)]
+    reasons = ("out_of_bounds", "repeated_or_held_out", "ambiguous_choices", "true_or_false", "unreadable")
+    dropped = dict.fromkeys(reasons, 0)
     candidates, known = [], set(seen)
     for row in every:
         question = _key(row.problem.question)
@@ -137,6 +146,8 @@ def draw(name: str, part: Part, readable: Readable, seed: int, seen: set[str]) -
             dropped["out_of_bounds"] += 1
         elif question in known:
             dropped["repeated_or_held_out"] += 1
+        elif row.ambiguous:
+            dropped["ambiguous_choices"] += 1
         else:
             known.add(question)
             candidates.append(row)
@@ -201,16 +212,26 @@ def _said(dropped: Mapping[str, int]) -> str:
     return f"left out: {left}" if left else "none left out"
 
 
-def _row(part: Part, index: int, row: Any) -> Row:
+def _row(part: Part, seed: int, index: int, row: Any) -> Row:
     problem = to_problem(row, part.source, index, part.question_key, part.answer_key)
+    if part.choices_key is not None:
+        listed, right = (value_of(row, key, problem.name) for key in (part.choices_key, part.answer_key))
+        problem = choices.in_order(problem, listed, right)
+    elif part.wrong_keys:
+        problem = choices.shuffled(problem, [value_of(row, key, problem.name) for key in part.wrong_keys], seed)
+    ambiguous = bool(part.choices_key or part.wrong_keys) and choices.ambiguous(problem)
+    return Row(problem, _number(part, row, problem.name), ambiguous)
+
+
+def _number(part: Part, row: Any, name: str) -> float | None:
     if part.by is None:
-        return Row(problem, None)
-    value = value_of(row, part.by, problem.name)
+        return None
+    value = value_of(row, part.by, name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{problem.name}: {part.by!r} is {value!r}, expected a number")
+        raise ValueError(f"{name}: {part.by!r} is {value!r}, expected a number")
     if part.draw == "proportional" and value <= 0 and _within(part, value):
-        raise ValueError(f"{problem.name}: {part.by!r} is {value!r}, expected a number above 0, a weight")
-    return Row(problem, value)
+        raise ValueError(f"{name}: {part.by!r} is {value!r}, expected a number above 0, a weight")
+    return value
 
 
 def _within(part: Part, number: float | None) -> bool:

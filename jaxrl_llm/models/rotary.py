@@ -85,6 +85,7 @@ def _dynamic_frequencies(config: ModelConfig, scaling: DynamicRopeScaling, posit
 
 def rotary_angles(config: ModelConfig, positions: Array) -> Angles | None:
     """cos and sin, float32 [..., H / 2], for integer positions [...]; None where positions are learned.
+
     Of layers that are not alike, an axis in front has one entry for each of ``config.ropes``.
     """
     if config.learned_positions:
@@ -96,8 +97,8 @@ def rotary_angles(config: ModelConfig, positions: Array) -> Angles | None:
 def _apart(run: Callable[..., Any], *args: Any) -> Any:
     """``run(*args)`` as a function of its own in the program.
 
-    XLA's CPU backend fuses what is cheap to write into all that read it, and a cosine with it: every head of every layer
-    would compute those of its tokens again. It removes an optimization barrier before it fuses.
+    XLA fuses angles into what reads them on CPU, and every head of every unrolled layer computes the cosines of its
+    tokens anew: 10 of the 58 ms of w1's attention in a forward pass. An optimization barrier is gone before it fuses.
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(run)(*args)

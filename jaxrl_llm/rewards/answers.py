@@ -15,6 +15,7 @@ _NUMBER = re.compile(
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
+_CHOICE = re.compile(r"\(([A-Z])\)")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
 
 
@@ -62,15 +63,15 @@ def normalize(answer: str) -> str:
 
     Removed: ``$`` and ``\$``, the command (not the content) of ``\text{...}`` and its kin, spaces at the ends, runs of
     spaces, one full stop at the end. A decimal number also loses its thousands commas, leading zeros, a plus sign,
-    and zeros after the decimal point, so that 59.0, 059, +59 and 59 are one answer, as are 1,234 and 1234. Nothing
-    else is equal: neither 1/2 and 0.5 nor 10% and 10.
+    and zeros after the decimal point, so that 59.0, 059, +59 and 59 are one answer, as are 1,234 and 1234. The letter of
+    a choice loses its parentheses: (C) is C. Nothing else is equal: neither 1/2 and 0.5 nor 10% and 10.
     """
     text = _TEXT_COMMAND.sub(r"\1", answer.replace("\\$", "").replace("$", "").replace("\u2212", "-"))
     text = " ".join(text.split()).removesuffix(".").strip()
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     if not _PLAIN_NUMBER.fullmatch(text):
-        return text
+        return _CHOICE.sub(r"\1", text) if _CHOICE.fullmatch(text) else text
     number = decimal.Decimal(text)
     plain = f"{number:f}"
     plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
