@@ -1,14 +1,15 @@
-"""GPQA and MMLU-Pro, which the ICLR version of arXiv 2508.08221 adds to six benchmarks of its tables 1 to 4.
+r"""GPQA and MMLU-Pro, which the ICLR version of arXiv 2508.08221 adds to six benchmarks of its tables 1 to 4.
 
-The choices stand in the question under letters, and the letter is the answer. How the paper asks is not said; nor which
-part of GPQA it means (here its diamond set). The order of GPQA's choices is drawn with the seed.
+The choices stand in the question under letters, and the letter is the answer. How the paper asks is not said; nor
+which part of GPQA it means (here its diamond set). The order of GPQA's choices is drawn with the seed.
 LiveCodeBench, the third that it adds, needs programs run, and is not here.
 
 Command: jaxrl-llm tiers --config configs/paper/choices.py
-Then, for any model: jaxrl-llm evaluate --config CONFIG --config.evaluation.source=jsonl:data/paper/choices/choices.jsonl \
-  --config.evaluation.source_key=source
-Hardware: any; minutes. Needs the network, and for GPQA the consent that its authors ask for on the Hub; the names of the
-columns are those of the data sets' cards, never run by us.
+Then, for any model, whose answers are read where `reward.answer_format` says:
+  jaxrl-llm evaluate --config CONFIG --config.evaluation.source_key=source \
+    --config.evaluation.source=jsonl:data/paper/choices/choices.jsonl
+Hardware: any; minutes. Needs the network, and for GPQA the consent that its authors ask for on the Hub; the names of
+the columns are those of the data sets' cards, never run by us.
 """
 
 from ml_collections import ConfigDict

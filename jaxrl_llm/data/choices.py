@@ -1,4 +1,4 @@
-"""Multiple choice as a question with a short answer: the choices stand in it under letters, and a letter is the answer."""
+"""Multiple choice as a question with a short answer: choices stand in it under letters, and a letter is the answer."""
 
 from __future__ import annotations
 

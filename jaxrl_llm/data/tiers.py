@@ -138,7 +138,7 @@ def draw(name: str, part: Part, readable: Readable, seed: int, seen: set[str]) -
     """
     every = [_row(part, seed, index, row) for index, row in read_rows(part.source, part.split)]
     reasons = ("out_of_bounds", "repeated_or_held_out", "ambiguous_choices", "true_or_false", "unreadable")
-    dropped = dict.fromkeys(reasons, 0)
+    dropped: dict[str, int] = dict.fromkeys(reasons, 0)  # type: ignore[assignment]
     candidates, known = [], set(seen)
     for row in every:
         question = _key(row.problem.question)

@@ -18,9 +18,9 @@ KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 def _matrix_product(x: Array, kernel: Array, dimensions: Any, **precision: Any) -> Array:
     """The product of ``nn.DenseGeneral``, the last axes of x by the first of the kernel, as one of matrices.
 
-    On CPU the gradient by a kernel of several output axes, those of heads say, costs a transposed copy of the output's,
-    which takes longer than the product. On several devices axes stay apart: one of them may be split, and a remat policy
-    knows the gathered kernel as it is.
+    On CPU the gradient by a kernel of several output axes, those of heads say, costs a transposed copy of that by the
+    output, which takes longer than the product. On several devices axes stay apart: one of them may be split, and a
+    remat policy knows the gathered kernel as it is.
     """
     if jax.sharding.get_abstract_mesh().size > 1:
         return jax.lax.dot_general(x, kernel, dimensions, **precision)

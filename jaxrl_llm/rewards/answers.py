@@ -63,8 +63,8 @@ def normalize(answer: str) -> str:
 
     Removed: ``$`` and ``\$``, the command (not the content) of ``\text{...}`` and its kin, spaces at the ends, runs of
     spaces, one full stop at the end. A decimal number also loses its thousands commas, leading zeros, a plus sign,
-    and zeros after the decimal point, so that 59.0, 059, +59 and 59 are one answer, as are 1,234 and 1234. The letter of
-    a choice loses its parentheses: (C) is C. Nothing else is equal: neither 1/2 and 0.5 nor 10% and 10.
+    and zeros after the decimal point, so that 59.0, 059, +59 and 59 are one answer, as are 1,234 and 1234. The letter
+    of a choice loses its parentheses: (C) is C. Nothing else is equal: neither 1/2 and 0.5 nor 10% and 10.
     """
     text = _TEXT_COMMAND.sub(r"\1", answer.replace("\\$", "").replace("$", "").replace("\u2212", "-"))
     text = " ".join(text.split()).removesuffix(".").strip()

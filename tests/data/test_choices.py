@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,14 @@ from jaxrl_llm.data.tiers import Part, draw
 from jaxrl_llm.rewards.combine import Judge, RewardSettings
 from tests.policies import CONFIGS
 
-LISTED = {"choices_key": "options"}  # as MMLU-Pro has them
-APART = {"answer_key": "Correct Answer", "wrong_keys": ("Incorrect Answer 1", "Incorrect Answer 2")}  # as GPQA has them
+LISTED: dict[str, Any] = {"choices_key": "options"}  # as MMLU-Pro has them
+APART: dict[str, Any] = {
+    "answer_key": "Correct Answer",
+    "wrong_keys": ("Incorrect Answer 1", "Incorrect Answer 2"),
+}  # as GPQA has them
 
 
-def problems(folder, rows, seed=0, **keys):
+def problems(folder, rows, seed: int = 0, **keys: Any):
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = draw("file.part", Part(f"jsonl:{path}", **keys), lambda texts: dict.fromkeys(texts, True), seed, set())
