@@ -108,7 +108,7 @@ class Ours:
         import jax
 
         from jaxrl_llm.data.prompts import Problem
-        from jaxrl_llm.models import decoder, weights
+        from jaxrl_llm.models import decoder, prepared, weights
         from jaxrl_llm.models.config import ModelConfig
         from jaxrl_llm.rewards.equivalence import Outcome
         from jaxrl_llm.sharding import make_mesh
@@ -122,13 +122,14 @@ class Ours:
             kv_heads=shape.kv_heads, head_size=shape.head_size, mlp_width=shape.mlp_width, norm_epsilon=1e-6,
             rope_theta=1e6, max_positions=40960, tied=shape.tied, qkv_bias=False, qk_norm=True,
         )  # fmt: skip
-        chosen = self.settings.model
-        model = decoder.functions(config, dtype=chosen.dtype, remat=chosen.remat, attention=chosen.attention)
-        mesh = make_mesh(self.settings.mesh)
+        chosen, mesh = self.settings.model, make_mesh(self.settings.mesh)
+        options = {"dtype": chosen.dtype, "remat": chosen.remat, "attention": chosen.attention}
+        transposed = prepared.transposes(config, np.dtype(chosen.dtype), mesh)
+        model = decoder.functions(config, **options, transposed=transposed)
         jax.set_mesh(mesh)
         params = jax.jit(model.init, out_shardings=weights.shardings(config, mesh))(jax.random.key(workload.seed))
         tokenizer: Any = None  # prompts are ids, and completions are paid by the workload
-        self.session = Session(mesh, Path(), config, model, params, tokenizer, stop_ids=())
+        self.session = Session(mesh, Path(), config, model, params, tokenizer, stop_ids=(), transposed=transposed)
         self.sampler = end_at_budgets(model, workload) if workload.ragged else model
         self.programs = make_programs(self.settings, model, None)
         self.state = self.programs.init_state(params, self.settings.algorithm)

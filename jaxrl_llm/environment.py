@@ -6,6 +6,7 @@ a config, but environment variables, and the user's own win.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
@@ -84,3 +85,12 @@ def _tune_allocator() -> None:
     if _may_tune():
         os.environ[_TUNABLES] = MALLOC
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether this machine's processor has AVX-512, as Linux says; elsewhere False."""
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False

@@ -136,6 +136,7 @@ def functions(
     remat: str = "none",
     attention: str = "auto",
     lora: LoraSettings | None = None,
+    transposed: bool = False,
 ) -> Model:
     """The decoder as pure functions of its parameters; equal arguments give the same object (jit caches on it).
 
@@ -147,6 +148,7 @@ def functions(
       lora: of the adapter that parameters may hold under "lora"; ``init`` makes none, ``apply`` computes it beside the
         weights, and for ``prepare`` see :func:`~jaxrl_llm.models.prepared.kept_apart`. None, or with rank None: they
         hold none.
+      transposed: of the sampling layout, see :func:`~jaxrl_llm.models.prepared.transposes`.
 
     Raises:
       ValueError: an unknown remat policy, or an adapter that the architecture cannot have.
@@ -207,7 +209,7 @@ def functions(
 
     def prepare(params: Params) -> Params:
         base, adapter = split(params)
-        return prepared_layout.prepare(config, lora, dtype, base, adapter)
+        return prepared_layout.prepare(config, lora, dtype, base, adapter, transposed=transposed)
 
     def prefill(prepared: Params, tokens: Array, length: Array) -> tuple[Array, KVCache]:
         positions, segments = _length_segments(tokens.shape[1], length)
@@ -261,7 +263,9 @@ def functions(
         return hidden, KVCache(tuple(keys), tuple(values))  # type: ignore[return-value]
 
     def unembed_prepared(prepared: Params, hidden: Array) -> Array:
-        logits = jnp.einsum("...d,dv->...v", hidden, prepared["head"], preferred_element_type=jnp.float32)
+        head = prepared["embedding"] if transposed and config.tied else prepared["head"]
+        form = "vd" if transposed else "dv"
+        logits = jnp.einsum(f"...d,{form}->...v", hidden, head, preferred_element_type=jnp.float32)
         return soft_cap(logits, config.logit_cap)
 
     def empty_cache(rows: int, width: int) -> KVCache:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxrl_llm.models.lora import KEY
 from jaxrl_llm.types import Array
 
+TRANSPOSED = "transposed"  # a parameter in place of "kernel": the matrix, [outputs, inputs]
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -42,9 +43,17 @@ class Projection(nn.DenseGeneral):
     dot_general: Any = _matrix_product
 
     def __call__(self, inputs: Array) -> Array:
-        projected = super().__call__(inputs)
+        projected = self._transposed(inputs) if self.has_variable("params", TRANSPOSED) else super().__call__(inputs)
         if not self.has_variable(KEY, "a"):
             return projected
         a, b = (self.get_variable(KEY, factor).astype(projected.dtype) for factor in ("a", "b"))
         axes = 1 if isinstance(self.axis, int) else len(self.axis)
         return projected + jnp.tensordot(jnp.tensordot(inputs.astype(projected.dtype), a, axes), b, 1)
+
+    def _transposed(self, inputs: Array) -> Array:
+        axes = 1 if isinstance(self.axis, int) else len(self.axis)
+        flat = inputs.reshape(*inputs.shape[:-axes], -1)
+        projected = jnp.einsum("...k,nk->...n", flat, self.get_variable("params", TRANSPOSED))
+        features = (self.features,) if isinstance(self.features, int) else self.features
+        projected = projected.reshape(*flat.shape[:-1], *features)
+        return projected + self.get_variable("params", "bias") if self.use_bias else projected

@@ -35,6 +35,7 @@ class Session:
       source: the folder or file of the checkpoint that ``params`` came from.
       params: as loaded, on the mesh.
       stop_ids: end-of-text tokens of the tokenizer, and those of ``sampling.stop``.
+      transposed: of the sampling layout, see :func:`~jaxrl_llm.models.prepared.transposes`.
       apart: of an adapter that sampling computes beside the weights.
       critic: None where the algorithm has none.
       critic_config: of its trunk.
@@ -49,6 +50,7 @@ class Session:
     params: Params
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
+    transposed: bool = False
     apart: LoraSettings | None = None
     critic: Critic | None = None
     critic_config: ModelConfig | None = None
@@ -63,7 +65,8 @@ class Session:
     def prepare(self, policy: Params) -> Params:
         """The sampling layout of a policy: compute dtype, whole along fsdp, still split along tensor."""
         apart = self.apart if lora.KEY in policy else None
-        return jax.jit(self.model.prepare, out_shardings=prepared.shardings(self.config, self.mesh, apart))(policy)
+        placed = prepared.shardings(self.config, self.mesh, apart, transposed=self.transposed)
+        return jax.jit(self.model.prepare, out_shardings=placed)(policy)
 
 
 def open_session(settings: Settings) -> Session:
@@ -88,9 +91,11 @@ def open_session(settings: Settings) -> Session:
     critic_config = config if of_critic is None else _critic_config(settings, of_critic, tokenizer)
     mesh = make_mesh(settings.mesh)
     options = {"dtype": of_model.dtype, "remat": of_model.remat, "attention": of_model.attention}
-    model = decoder.functions(config, **options, lora=settings.lora)  # refuses an adapter that the model cannot have
+    turned = prepared.transposes(config, jnp.dtype(of_model.dtype), mesh)
+    # refuses an adapter that the model cannot have
+    model = decoder.functions(config, **options, lora=settings.lora, transposed=turned)
     params = hub.load_params(source, config, dtype=of_model.param_dtype, mesh=mesh)
-    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer))
+    session = Session(mesh, source, config, model, params, tokenizer, stop_ids(settings, tokenizer), turned)
     if settings.lora.rank is not None and prepared.kept_apart(jnp.dtype(of_model.dtype)):
         session = dataclasses.replace(session, apart=settings.lora)
     if not needs_critic(settings.algorithm):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxrl_llm.models import decoder, lora
+from jaxrl_llm.models import decoder, lora, prepared, weights
+from jaxrl_llm.sharding import MeshSettings, make_mesh
 from tests.models import tiny
 from tests.models.test_lora import SETTINGS, adapter_of, assert_close, base_of, config_of, rows
 
@@ -48,3 +51,53 @@ def test_in_bfloat16_the_sampler_computes_the_adapter_beside_the_weights_as_the_
     jax.tree.map(np.testing.assert_array_equal, layout, without)
     assert_close(sampled.astype(np.float32), scored.astype(np.float32), 2**-6)  # two steps of bfloat16
     assert np.abs(sampled - unadapted).max() > 0.1 * np.abs(scored).max()
+
+
+@pytest.mark.parametrize("case", ["llama_biases", "qwen3", "qwen3_moe", "gemma2", "gpt2"])
+def test_transposed_matrices_give_the_same_hidden_states_and_logits(case):
+    config, length = config_of(case), jnp.asarray(tiny.LENGTHS)
+    base, tokens, mesh = (
+        base_of(config),
+        jnp.asarray(tiny.tokens()),
+        make_mesh(MeshSettings(1, 1, 1, 1), jax.devices()[:1]),
+    )
+
+    def run(transposed: bool) -> tuple[Any, Any]:
+        model = decoder.functions(config, transposed=transposed)
+        placed = prepared.shardings(config, mesh, transposed=transposed)
+        layout = jax.jit(model.prepare, out_shardings=placed)(base)
+
+        @jax.jit
+        def steps(layout: Any) -> Any:
+            hidden, prompt = model.prefill(layout, tokens, length)
+            next_hidden, cache = model.decode(
+                layout, tokens[:, 0], length, prompt, length, model.empty_cache(len(length), 2), jnp.int32(0)
+            )
+            return model.unembed_prepared(layout, jnp.stack([hidden, next_hidden])), cache
+
+        return layout, jax.device_get(steps(layout))
+
+    (plain, expected), (turned, found) = run(False), run(True)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=2e-5), found, expected)  # another order
+    names = {path[-1].key for path, _ in jax.tree.leaves_with_path(turned["layers"])}
+    assert "transposed" in names and ("kernel" in names) == (case == "qwen3_moe")
+    assert ("head" in turned) == (not config.tied) and "head" in plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "devices", "avx512", "expected"),
+    [
+        ({}, "float32", 1, True, True),
+        ({}, "float32", 1, False, False),
+        ({}, "bfloat16", 1, True, False),
+        ({}, "float32", 2, True, False),
+        ({"layers": 1}, "float32", 1, True, False),
+    ],
+)
+def test_only_large_models_on_a_cpu_with_avx512_are_transposed(monkeypatch, changes, dtype, devices, avx512, expected):
+    config, mesh = config_of("qwen3"), make_mesh(MeshSettings(devices, 1, 1, 1), jax.devices()[:devices])
+    parameters = sum(x.size for x in jax.tree.leaves(weights.abstract_params(config)))
+    monkeypatch.setattr(prepared, "LEAST_TRANSPOSED", 4 * parameters)
+    monkeypatch.setattr(prepared, "has_avx512", lambda: avx512)
+    changed = dataclasses.replace(config, **changes)
+    assert prepared.transposes(changed, jnp.dtype(dtype), mesh) is expected
