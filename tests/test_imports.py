@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "sharding": CORE,
     "sampling": CORE | {"sharding", "sampling"},
     "distributed": set(),
-    "models": CORE | {"sharding", "models"},
+    "models": CORE | {"environment", "sharding", "models"},
     "data": {"data"},
     "rewards": {"rewards"},
     "evaluation.metrics": set(),
