@@ -15,8 +15,8 @@ LETTERS = string.ascii_uppercase
 ASKED = "The answer is the letter of one of these:"
 
 
-def in_order(problem: Problem, choices: Any, right: Any) -> Problem:
-    """The problem with its choices in their order.
+def in_order(problem: Problem, choices: Any, right: Any) -> tuple[Problem, bool]:
+    """The problem with its choices in their order, and whether another one is the same text as the right one.
 
     Args:
       problem: its answer is not read.
@@ -38,8 +38,10 @@ def in_order(problem: Problem, choices: Any, right: Any) -> Problem:
     )
 
 
-def shuffled(problem: Problem, wrong: Sequence[Any], seed: int) -> Problem:
-    """The problem with its answer among ``wrong`` ones, in an order that follows from seed, question and choices alone.
+def shuffled(problem: Problem, wrong: Sequence[Any], seed: int) -> tuple[Problem, bool]:
+    """The problem with its answer among ``wrong`` ones, and whether one of them is the same text.
+
+    Their order follows from seed, question and choices alone.
 
     Raises:
       ValueError: naming the row; a wrong answer that is no text.
@@ -53,12 +55,6 @@ def shuffled(problem: Problem, wrong: Sequence[Any], seed: int) -> Problem:
     return _lettered(problem, [choices[index] for index in order], order.index(0))
 
 
-def ambiguous(problem: Problem) -> bool:
-    """Whether another choice of a problem made here is the same text as the right one."""
-    listed = dict(line.split(". ", 1) for line in problem.question.rpartition(ASKED + "\n")[2].split("\n"))
-    return list(listed.values()).count(listed[problem.answer]) > 1
-
-
 def _checked(problem: Problem, choices: Any) -> list[str]:
     """Each on one line."""
     texts = isinstance(choices, list | tuple) and all(isinstance(choice, str) and choice.strip() for choice in choices)
@@ -67,7 +63,7 @@ def _checked(problem: Problem, choices: Any) -> list[str]:
     return [" ".join(choice.split()) for choice in choices]
 
 
-def _lettered(problem: Problem, choices: list[str], right: int) -> Problem:
+def _lettered(problem: Problem, choices: list[str], right: int) -> tuple[Problem, bool]:
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     question = "\n".join([problem.question.rstrip(), "", ASKED, *lines])
-    return dataclasses.replace(problem, question=question, answer=LETTERS[right])
+    return dataclasses.replace(problem, question=question, answer=LETTERS[right]), choices.count(choices[right]) > 1

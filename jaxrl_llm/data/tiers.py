@@ -137,8 +137,8 @@ def draw(name: str, part: Part, readable: Readable, seed: int, seen: set[str]) -
         fewer rows than are to be drawn.
     """
     every = [_row(part, seed, index, row) for index, row in read_rows(part.source, part.split)]
-    reasons = ("out_of_bounds", "repeated_or_held_out", "ambiguous_choices", "true_or_false", "unreadable")
-    dropped: dict[str, int] = dict.fromkeys(reasons, 0)  # type: ignore[assignment]
+    dropped: dict[str, int] = {"out_of_bounds": 0, "repeated_or_held_out": 0, "ambiguous_choices": 0}
+    dropped |= {"true_or_false": 0, "unreadable": 0}
     candidates, known = [], set(seen)
     for row in every:
         question = _key(row.problem.question)
@@ -213,13 +213,13 @@ def _said(dropped: Mapping[str, int]) -> str:
 
 
 def _row(part: Part, seed: int, index: int, row: Any) -> Row:
-    problem = to_problem(row, part.source, index, part.question_key, part.answer_key)
+    problem, ambiguous = to_problem(row, part.source, index, part.question_key, part.answer_key), False
     if part.choices_key is not None:
         listed, right = (value_of(row, key, problem.name) for key in (part.choices_key, part.answer_key))
-        problem = choices.in_order(problem, listed, right)
+        problem, ambiguous = choices.in_order(problem, listed, right)
     elif part.wrong_keys:
-        problem = choices.shuffled(problem, [value_of(row, key, problem.name) for key in part.wrong_keys], seed)
-    ambiguous = bool(part.choices_key or part.wrong_keys) and choices.ambiguous(problem)
+        wrong = [value_of(row, key, problem.name) for key in part.wrong_keys]
+        problem, ambiguous = choices.shuffled(problem, wrong, seed)
     return Row(problem, _number(part, row, problem.name), ambiguous)
 
 

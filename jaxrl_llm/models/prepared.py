@@ -1,4 +1,7 @@
-"""The sampling layout of parameters, made once per rollout: compute dtype, layers one by one, the head as [D, V]."""
+"""The sampling layout of parameters, made once per rollout: compute dtype, layers one by one, the head as [D, V].
+
+Of a large model on some CPUs matrices are transposed, the head too, see :func:`transposes`.
+"""
 
 from __future__ import annotations
 

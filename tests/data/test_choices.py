@@ -54,7 +54,9 @@ def test_choices_apart_are_shuffled_by_the_seed_and_the_letter_goes_with_the_rig
             assert {line[3:] for line in problem.question.split("\n")[-3:]} == {f"right {i}", "wrong", "other"}
         places[seed] = [problem.answer for problem in made]
         counts = collections.Counter(places[seed])
-        assert all(70 <= counts[letter] <= 130 for letter in "ABC"), f"100 each expected, 8 sigma apart: {counts}"
+        assert all(70 <= counts[letter] <= 130 for letter in "ABC"), (
+            f"100 each expected, 8 is a standard deviation: {counts}"
+        )
     assert places[0] != places[1]
     again, _ = problems(tmp_path, rows[::-1], 0, **APART)
     assert [problem.answer for problem in again] == places[0][::-1], "not the order of the rows"
