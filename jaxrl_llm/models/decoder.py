@@ -21,7 +21,7 @@ from jaxrl_llm.models.gather import gather_layer, keep_unless_gathered
 from jaxrl_llm.models.kinds import layer_kinds, stacked_kinds
 from jaxrl_llm.models.layers import PROJECTED, Layer, norm
 from jaxrl_llm.models.lora import LoraSettings
-from jaxrl_llm.models.projection import KERNEL_INIT
+from jaxrl_llm.models.projection import KERNEL_INIT, transposed_product
 from jaxrl_llm.models.rotary import rotary_angles
 from jaxrl_llm.sharding import column_devices, constrain_tokens
 from jaxrl_llm.types import Array, KVCache, Model, Params, Routing
@@ -263,9 +263,10 @@ def functions(
         return hidden, KVCache(tuple(keys), tuple(values))  # type: ignore[return-value]
 
     def unembed_prepared(prepared: Params, hidden: Array) -> Array:
-        head = prepared["embedding"] if transposed and config.tied else prepared["head"]
-        form = "vd" if transposed else "dv"
-        logits = jnp.einsum(f"...d,{form}->...v", hidden, head, preferred_element_type=jnp.float32)
+        if transposed:
+            logits = transposed_product(hidden, prepared["embedding" if config.tied else "head"])
+        else:
+            logits = jnp.einsum("...d,dv->...v", hidden, prepared["head"], preferred_element_type=jnp.float32)
         return soft_cap(logits, config.logit_cap)
 
     def empty_cache(rows: int, width: int) -> KVCache:
