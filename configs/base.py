@@ -59,14 +59,16 @@ def get_config() -> ConfigDict:
     c.sampling.stop = ()  # texts, each one token of the tokenizer, that end a completion beside its end-of-text tokens
 
     c.reward = ConfigDict()
-    c.reward.verifier = "exact"  # exact (same text after normalization) or math (math-verify)
-    c.reward.answer_format = "hash"  # where it stands: boxed, hash (after ####), first_number, last_number, any
+    c.reward.verifier = "exact"  # exact (same text after normalization), math (math-verify) or program (run on tests)
+    # Where it stands: boxed, hash (after ####), first_number, last_number, any; of program: code (the last ``` block).
+    c.reward.answer_format = "hash"
     c.reward.correct = 1.0
     c.reward.wrong = 0.0
     c.reward.unparseable = 0.0  # no answer of that format in the text
     c.reward.timeout = 0.0  # the verifier ran out of time
     c.reward.truncated = placeholder(float)  # reward of every truncated row; None: judged like any other
-    c.reward.timeout_seconds = 5.0  # for one answer
+    c.reward.timeout_seconds = 5.0  # for one answer; of program, for one test
+    c.reward.sandbox = "bubblewrap"  # of programs; none: they run with the rights of this process
 
     c.algorithm = ConfigDict()
     # Rewards beside the judge's; each is a number of at most size 1, times its coefficient. Off: 0 or none.

@@ -8,6 +8,11 @@ from jaxrl_llm.training.settings import Settings
 _VERIFIERS = {
     "exact": "the same text after normalization",
     "math": "math-verify",
+    "program": "runs it on the problem's tests",
+}
+_SANDBOXES = {
+    "bubblewrap": ", in a sandbox of bubblewrap",
+    "none": ", with the rights of the run",
 }
 _FORMATS = {
     "boxed": "in \\boxed{}",
@@ -15,6 +20,7 @@ _FORMATS = {
     "first_number": "the first number",
     "last_number": "the last number",
     "any": "boxed, after ####, or the last number, whichever is found first",
+    "code": "the last block of code",
 }
 
 
@@ -48,6 +54,7 @@ def reward(s: Settings) -> str:
         f"r = {r.correct:g} correct, {r.wrong:g} wrong, {r.unparseable:g} without an answer, {r.timeout:g} when the "
         f"verifier takes over {r.timeout_seconds:g} s; a truncated completion is {truncated}. Answer: "
         f"{_FORMATS[r.answer_format]}; verifier: {_VERIFIERS[r.verifier]}"
+        + (_SANDBOXES[r.sandbox] if r.verifier == "program" else "")
     )
 
 

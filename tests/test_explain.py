@@ -95,6 +95,11 @@ def test_the_sampled_support_is_that_of_the_study():
         (["algorithm.aggregation=constant"], "Denominator", "1/(48·B)"),
         (["algorithm.aggregation=constant", "algorithm.aggregation_constant=100"], "Denominator", "1/(100·B)"),
         (["reward.truncated=-1"], "Reward", "a truncated completion is always -1"),
+        (
+            ["reward.verifier=program", "reward.answer_format=code"],
+            "Reward",
+            "the last block of code; verifier: runs it on the problem's tests, in a sandbox of bubblewrap",
+        ),
         (["optimizer.warmup_steps=5", "optimizer.schedule=linear"], "Optimizer", "5 steps of warm-up, then linear"),
         (["sampling.min_p=0.1"], "Sampling", "at least 0.1 × the likeliest (min-p)"),
     ],
@@ -281,9 +286,12 @@ def test_every_value_of_every_knob_changes_what_is_said_with_all_its_templates_f
     ],
 )
 def test_every_choice_of_the_reward_changes_what_is_said(field, choice):
-    new = dataclasses.replace(LITE_PPO.reward, **{field: choice})
-    changed = explain.rows(dataclasses.replace(LITE_PPO, reward=new)) != explain.rows(LITE_PPO)
-    assert changed == (new != LITE_PPO.reward)
+    old = LITE_PPO.reward
+    if field == "sandbox" or choice in ("program", "code"):  # these three go together
+        old = dataclasses.replace(old, verifier="program", answer_format="code")
+    new = dataclasses.replace(old, **{field: choice})
+    before, after = (explain.rows(dataclasses.replace(LITE_PPO, reward=reward)) for reward in (old, new))
+    assert (before != after) == (new != old)
 
 
 def test_a_knob_alone_is_its_formula_or_off_and_a_level_that_does_nothing_its_meaning():

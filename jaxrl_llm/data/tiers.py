@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxrl_llm.data import choices
+from jaxrl_llm.data import choices, programs
 from jaxrl_llm.data.prompts import Problem, fingerprint, read_rows, to_problem, value_of
+from jaxrl_llm.rewards.gold import shown
 
 MANIFEST = "manifest.json"
 
@@ -33,6 +34,10 @@ class Part:
       choices_key: key of a list of choices, of which the answer is a letter, or an integer index from 0. The question
         gets the choices under letters, and the answer is the letter. None: the answer is what ``answer_key`` says.
       wrong_keys: keys of wrong answers, which stand beside the right one in an order drawn for each row; as above.
+      tests_keys: keys of tests of a program, which together are the answer in place of ``answer_key``, see
+        :func:`jaxrl_llm.data.programs.tested`.
+      starter_key: key of the code that the program is to begin with, which may be empty; None: there is none.
+      metadata_key: key of what names the function to test; None: programs read their standard input.
       by: key of a number in each row, such as a difficulty or the right samples out of 8; None: no number is read.
       low: rows whose number is smaller are left out; None: none are.
       high: rows whose number is larger are left out; None: none are.
@@ -48,6 +53,9 @@ class Part:
     answer_key: str = "answer"
     choices_key: str | None = None
     wrong_keys: tuple[str, ...] = ()
+    tests_keys: tuple[str, ...] = ()
+    starter_key: str | None = None
+    metadata_key: str | None = None
     by: str | None = None
     low: float | None = None
     high: float | None = None
@@ -62,6 +70,10 @@ class Part:
             ("rows", self.rows is None or self.rows >= 1, "at least 1"),
             ("true_false_rows", (self.true_false_rows or 0) >= 0, "0 or more"),
             ("wrong_keys", not (self.wrong_keys and self.choices_key), "none beside choices_key"),
+            ("tests_keys", not (self.tests_keys and (self.wrong_keys or self.choices_key)), "none beside choices"),
+            ("answer_key", not self.tests_keys or self.answer_key == "answer", "'answer': tests_keys has the answer"),
+            ("starter_key", self.tests_keys or self.starter_key is None, "None: only tests_keys reads it"),
+            ("metadata_key", self.tests_keys or self.metadata_key is None, "None: only tests_keys reads it"),
             ("by", self.by is not None or not numbered, "the key of a number, which low, high and draw read"),
             ("by", self.by is None or numbered, "None: neither low, high nor draw reads a number"),
             ("low", self.low is None or self.high is None or self.low <= self.high, f"at most high = {self.high}"),
@@ -204,7 +216,7 @@ def said(manifest: Mapping[str, Any]) -> Iterable[str]:
             of_source = f"{part['drawn']} of {part['rows_of_source']} rows of {part['source']}"
             yield f"  {key}: {of_source}; {_said(part['dropped'])}"
             for row in part["unreadable_rows"]:
-                yield f"    {row['row']}: the verifier cannot read {row['answer']!r}"
+                yield f"    {row['row']}: the verifier cannot read {shown(row['answer'])}"
 
 
 def _said(dropped: Mapping[str, int]) -> str:
@@ -213,8 +225,12 @@ def _said(dropped: Mapping[str, int]) -> str:
 
 
 def _row(part: Part, seed: int, index: int, row: Any) -> Row:
+    if part.tests_keys and isinstance(row, Mapping):
+        row = {**row, part.answer_key: "tests"}  # which stand below in its place
     problem, ambiguous = to_problem(row, part.source, index, part.question_key, part.answer_key), False
-    if part.choices_key is not None:
+    if part.tests_keys:
+        problem = programs.tested(problem, row, part.tests_keys, part.starter_key, part.metadata_key)
+    elif part.choices_key is not None:
         listed, right = (value_of(row, key, problem.name) for key in (part.choices_key, part.answer_key))
         problem, ambiguous = choices.in_order(problem, listed, right)
     elif part.wrong_keys:

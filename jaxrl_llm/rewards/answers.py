@@ -6,7 +6,7 @@ import decimal
 import re
 from typing import Literal, get_args
 
-AnswerFormat = Literal["boxed", "hash", "first_number", "last_number", "any"]
+AnswerFormat = Literal["boxed", "hash", "first_number", "last_number", "any", "code"]
 
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}.])[-\u2212])?"  # a minus between two numbers is an operator
@@ -26,6 +26,7 @@ def extract(text: str, answer_format: AnswerFormat) -> str | None:
     * ``hash``: from the first ``####`` to the end of its line; what a model writes after its answer does not count.
     * ``first_number``, ``last_number``: digits with an optional sign, thousands commas and decimals.
     * ``any``: boxed, else hash, else the last number.
+    * ``code``: between the last two lines that begin with three backticks, of those that come in pairs.
 
     Raises:
       ValueError: where the format is unknown.
@@ -39,9 +40,11 @@ def extract(text: str, answer_format: AnswerFormat) -> str | None:
         answer = numbers[0 if answer_format == "first_number" else -1] if numbers else ""
     elif answer_format == "any":
         answer = extract(text, "boxed") or extract(text, "hash") or extract(text, "last_number")
+    elif answer_format == "code":
+        answer = _last_code(text)
     else:
         raise ValueError(f"answer format {answer_format!r} is none of {', '.join(get_args(AnswerFormat))}")
-    return (answer or "").strip() or None
+    return (answer if answer_format == "code" else answer.strip()) if answer and answer.strip() else None
 
 
 def _last_boxed(text: str) -> str:
@@ -56,6 +59,19 @@ def _last_boxed(text: str) -> str:
         elif match[0] == "}" and opened and (start := opened.pop()) is not None:
             last = max(last, (start, text[start : match.start()]))
     return last[1]
+
+
+def _last_code(text: str) -> str:
+    last, opened = "", None  # lines of the block that is open
+    for line in text.split("\n"):
+        if not line.lstrip().startswith("```"):
+            if opened is not None:
+                opened.append(line)
+        elif opened is None:
+            opened = []
+        else:
+            last, opened = "\n".join(opened), None
+    return last
 
 
 def normalize(answer: str) -> str:

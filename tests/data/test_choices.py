@@ -94,7 +94,7 @@ def test_choices_that_are_none_are_refused_by_row(tmp_path, keys, row, message):
 
 @pytest.mark.parametrize("verifier", ["exact", "math"])
 def test_every_letter_is_a_gold_answer_and_nothing_but_it_is_right(verifier):
-    settings = RewardSettings(verifier, "boxed", 1.0, 0.0, 0.0, 0.0, None, 5.0)
+    settings = RewardSettings(verifier, "boxed", 1.0, 0.0, 0.0, 0.0, None, 5.0, "none")
     gold = list(LETTERS[:10])
     with Judge(settings) as judge:
         assert all(judge.readable(gold).values())

@@ -15,6 +15,7 @@ SETTINGS = RewardSettings(
     timeout=0.125,
     truncated=None,
     timeout_seconds=5.0,
+    sandbox="none",
 )
 TEXTS = ["1+1=2\n####2", "####2.0\n1+2=####3", "####3", "2", ""]
 GOLD = ["2", "2", "2", "2", "2"]

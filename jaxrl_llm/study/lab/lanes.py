@@ -60,7 +60,7 @@ NUMERIC = (
 # What comes to a lane as data.
 _SOURCE = ("source", "tier", "split", "question_key", "answer_key")
 _DATA = (
-    *("seed", "run_dir", "model.source", "reward.timeout", "reward.timeout_seconds"),
+    *("seed", "run_dir", "model.source", "reward.timeout", "reward.timeout_seconds", "reward.sandbox"),
     *(f"data.{key}" for key in (*_SOURCE, "template", "system", "long_prompts")),
     *(f"evaluation.{key}" for key in _SOURCE),
 )
