@@ -2,7 +2,7 @@ r"""GPQA and MMLU-Pro, which the ICLR version of arXiv 2508.08221 adds to six be
 
 The choices stand in the question under letters, and the letter is the answer. How the paper asks is not said; nor
 which part of GPQA it means (here its diamond set). The order of GPQA's choices is drawn with the seed.
-LiveCodeBench, the third that it adds, needs programs run, and is not here.
+LiveCodeBench, the third that it adds: configs/paper/livecodebench.py.
 
 Command: jaxrl-llm tiers --config configs/paper/choices.py
 Then, for any model, whose answers are read where `reward.answer_format` says:

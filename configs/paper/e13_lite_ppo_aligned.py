@@ -1,7 +1,7 @@
 """E13: Lite PPO against GRPO and DAPO on aligned models.
 
 As E12. The paper's tables also have GPQA and MMLU-Pro, which configs/paper/choices.py makes for `evaluate`, and
-LiveCodeBench, which no verifier here scores: it needs programs run. They name no data for Llama 3.
+LiveCodeBench, which configs/paper/livecodebench.py does. They name no data for Llama 3.
 Source: arXiv 2508.08221, ICLR version, tables 1 to 4.
 Command: jaxrl-llm study run --config configs/paper/e13_lite_ppo_aligned.py:lab
 Hardware: lab and small two CPU cores, small about 5 minutes a run; paper accelerators, never run by us.

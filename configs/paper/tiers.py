@@ -6,7 +6,7 @@ few rows answered True or False. The average accuracy is the plain mean over the
 It does not say: the revisions, the seed, how many rows answered True or False stay (100 here, as in the 4,994 rows
 that ROLL ships), which model gave the right answers out of 8 of its figure 2, and whether questions of the benchmarks
 were taken out (here they are). For tiers by right answers out of 8: configs/paper/tiers_by_rate.py.
-GPQA and MMLU-Pro, of the ICLR version: configs/paper/choices.py. Its LiveCodeBench needs programs run: not here.
+The three of the ICLR version: configs/paper/choices.py (GPQA, MMLU-Pro) and configs/paper/livecodebench.py.
 
 Command: jaxrl-llm tiers --config configs/paper/tiers.py
 Rows of your own, or a fixed revision: a config that changes this one, as in

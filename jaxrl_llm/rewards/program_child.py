@@ -9,7 +9,6 @@ known here, so no program can print what it has not computed.
 import contextlib
 import json
 import os
-import resource
 import signal
 import sys
 
@@ -23,6 +22,8 @@ RECURSION = 50_000  # calls, of which contests allow as many
 
 def limit(seconds: float, memory: int, output: int) -> None:
     """CPU time (twice, for a program may stop a timer), address space, and bytes of a file that it writes."""
+    import resource  # not on Windows
+
     for kind, value in (
         (resource.RLIMIT_CPU, int(seconds) + 2),
         (resource.RLIMIT_AS, memory),
@@ -31,7 +32,8 @@ def limit(seconds: float, memory: int, output: int) -> None:
     ):
         most = resource.getrlimit(kind)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(kind, (value, value))
+        with contextlib.suppress(ValueError, OSError):  # the system knows no such limit
+            resource.setrlimit(kind, (value, value))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process
     signal.setitimer(signal.ITIMER_PROF, seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.models import decoder, lora, prepared, weights
+from jaxrl_llm.models.projection import transposed_product
 from jaxrl_llm.sharding import MeshSettings, make_mesh
 from tests.models import tiny
 from tests.models.test_lora import SETTINGS, adapter_of, assert_close, base_of, config_of, rows
@@ -101,3 +103,11 @@ def test_only_large_models_on_a_cpu_with_avx512_are_transposed(monkeypatch, chan
     monkeypatch.setattr(prepared, "has_avx512", lambda: avx512)
     changed = dataclasses.replace(config, **changes)
     assert prepared.transposes(changed, jnp.dtype(dtype), mesh) is expected
+
+
+def test_in_a_product_with_a_transposed_matrix_the_matrix_stands_first_in_the_compiled_program():
+    x, matrix = np.arange(256.0).reshape(2, 2, 64) / 256, np.arange(6144.0).reshape(96, 64) / 6144
+    program = jax.jit(transposed_product).lower(jnp.asarray(x), jnp.asarray(matrix)).compile()
+    text = program.as_text() or ""
+    assert re.search(r"f32\[96,4\]\S* dot\(", text), "XLA reads its first operand faster than its second"
+    assert_close(program(jnp.asarray(x), jnp.asarray(matrix)), x @ matrix.T, 1e-6)
