@@ -4,7 +4,7 @@ On the CPU backend a device's shard lies in the memory of the process, so that w
 of the resident memory, less that of the process before, less the shards. It is compared with the largest tensor of the
 file; the bound is 1.3 times that.
 
-Command: python benchmarks/loading.py [--gb 3] [--folder DIR | --source package:NAME/FILE.gguf] [--save]
+Command: python benchmarks/loading.py [--gb 3] [--gguf Q8_0] [--folder DIR | --source package:NAME/FILE.gguf] [--save]
          (minutes; --save also times writing). The largest tensor counts as bfloat16, whatever the file holds.
 """
 
@@ -59,6 +59,42 @@ def make(folder: Path, size: float) -> None:
     writer.save(config, weights.tree(config, random), folder, dtype="bfloat16")
 
 
+def make_gguf(folder: Path, path: Path, kind: str) -> None:
+    """Writes that checkpoint as GGUF, quantized, with a tokenizer's lists as long as a real one's."""
+    import gguf
+    import numpy as np
+    from safetensors import safe_open
+
+    config = json.loads((folder / "config.json").read_text())
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(path, "qwen3")
+    for key, field in (
+        ("num_hidden_layers", "block_count"),
+        ("hidden_size", "embedding_length"),
+        ("intermediate_size", "feed_forward_length"),
+        ("num_attention_heads", "head_count"),
+        ("num_key_value_heads", "head_count_kv"),
+        ("head_dim", "key_length"),
+        ("max_position_embeddings", "context_length"),
+        ("rms_norm_eps", "layer_norm_rms_eps"),
+        ("rope_theta", "rope_freq_base"),
+    ):
+        getattr(writer, f"add_{field}")(config[key])
+    writer.add_token_list([f"w{i}" for i in range(config["vocab_size"])])
+    writer.add_token_types([gguf.TokenType.NORMAL] * config["vocab_size"])
+    quantized = gguf.GGMLQuantizationType[kind]
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "flax") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  no mapping
+                array = np.asarray(tensors.get_tensor(name), np.float32)
+                own = names.get_name(name, (".weight",)) or name
+                matrix = array.ndim > 1
+                stored = gguf.quantize(array, quantized) if matrix else array
+                writer.add_tensor(own, stored, raw_dtype=quantized if matrix else None)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+
+
 def peak() -> float:
     """Largest resident memory of this program so far, in bytes; what getrusage says begins with that of its parent."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
@@ -109,6 +145,7 @@ def load(source: str, devices: int, param_dtype: str, save: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=3, help="of the checkpoint, bfloat16")
+    parser.add_argument("--gguf", metavar="KIND", help="load it as a GGUF file whose matrices are Q8_0, Q4_0, F16, ...")
     parser.add_argument("--folder", type=Path, help="where it is made, or already lies; a temporary one without it")
     parser.add_argument("--source", help="another model in its place, as model.source names it")
     parser.add_argument("--save", action="store_true", help="write each loaded model again, too")
@@ -121,6 +158,9 @@ def main() -> None:
         if not options.source and not (folder / "config.json").is_file():
             make(folder, options.gb * GB)
         source = options.source or str(folder)
+        if options.gguf:
+            source = str(Path(temporary) / f"{options.gguf}.gguf")
+            make_gguf(folder, Path(source), options.gguf)
         for dtype in ("bfloat16", "float32"):
             for devices in (1, 4):
                 command = [sys.executable, __file__, "--source", source, "--one", str(devices), dtype]

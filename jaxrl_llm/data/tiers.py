@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxrl_llm.data import choices, programs
 from jaxrl_llm.data.prompts import Problem, fingerprint, read_rows, to_problem, value_of
-from jaxrl_llm.rewards.gold import shown
+from jaxrl_llm.rewards.gold import short
 
 MANIFEST = "manifest.json"
 
@@ -177,7 +177,7 @@ def draw(name: str, part: Part, readable: Readable, seed: int, seen: set[str]) -
         "fingerprint": fingerprint([row.problem for row in every]),
         "drawn": len(chosen),
         "dropped": dropped,
-        "unreadable_rows": [{"row": row.problem.name, "answer": row.problem.answer} for row in unreadable],
+        "unreadable_rows": [{"row": row.problem.name, "answer": short(row.problem.answer)} for row in unreadable],
     }
     return Drawn(sorted(chosen, key=lambda row: row.problem.id), report)
 
@@ -216,7 +216,7 @@ def said(manifest: Mapping[str, Any]) -> Iterable[str]:
             of_source = f"{part['drawn']} of {part['rows_of_source']} rows of {part['source']}"
             yield f"  {key}: {of_source}; {_said(part['dropped'])}"
             for row in part["unreadable_rows"]:
-                yield f"    {row['row']}: the verifier cannot read {shown(row['answer'])}"
+                yield f"    {row['row']}: the verifier cannot read {row['answer']!r}"
 
 
 def _said(dropped: Mapping[str, int]) -> str:

@@ -20,6 +20,7 @@ from jaxrl_llm.evaluation.metrics import (
 from jaxrl_llm.rewards import answers
 from jaxrl_llm.rewards.combine import Judge
 from jaxrl_llm.rewards.equivalence import Outcome
+from jaxrl_llm.rewards.gold import short
 from jaxrl_llm.sampling.keys import EVALUATION, step_key
 from jaxrl_llm.sampling.support import Sampling
 from jaxrl_llm.training.collect import Completions, complete, join, prompt_ids
@@ -145,7 +146,7 @@ def _summary(session: Session, completions: Completions, settings: Settings) -> 
                 "problem": completions.problems[i].id,
                 "prompt": session.tokenizer.decode(prompt, keep_special=True),
                 "completion": completions.texts[row],
-                "answer": completions.problems[i].answer,
+                "answer": short(completions.problems[i].answer),
                 "extracted": extracted[row],
                 "reward": float(completions.rewards[row]),
                 "outcome": completions.outcomes[row].value,

@@ -68,7 +68,8 @@ def open_tensors(path: Path, config: ModelConfig) -> TensorSource:
             first, last = start // head, -(-stop // head)
             array = _dequantize(file, stored.tensor, first * head, last * head)
             return _undo_rope_layout(array, last - first)[start - first * head : stop - first * head]
-        return _dequantize(file, stored.tensor, start, stop) - np.float32(stored.plus)
+        array = _dequantize(file, stored.tensor, start, stop)
+        return array - np.float32(stored.plus) if stored.plus else array  # of zero it would be a copy for nothing
 
     def read(name: str, index: Slices) -> np.ndarray:
         rows, *columns = index

@@ -54,7 +54,8 @@ def read_params(source: TensorSource, config: ModelConfig, dtype: np.dtype, mesh
 def _weight(weight: Weight, source: TensorSource, dtype: np.dtype, place: Sharding | None) -> Array:
     shape = weight.shape if place is None else place.shard_shape(weight.shape)
     parts = _parts(weight, place)
-    size, starts = _bands(weight, shape, BAND_BYTES // (len(parts) * dtype.itemsize))
+    widest = max(dtype.itemsize, 4)  # GGUF's numbers are float32 on the way
+    size, starts = _bands(weight, shape, BAND_BYTES // (len(parts) * widest))
     whole = size == shape
     devices = [device for sharers in parts.values() for device in sharers]
     shards = {} if whole else {device: jnp.zeros(shape, dtype, device=device) for device in devices}

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrl_llm.rewards import answers
 from jaxrl_llm.rewards.equivalence import MathVerifier, Outcome
-from jaxrl_llm.rewards.gold import shown
+from jaxrl_llm.rewards.gold import short
 from jaxrl_llm.rewards.programs import ProgramVerifier, Sandbox
 
 
@@ -97,7 +97,7 @@ class Judge:
             if not readable.get(answer, True):
                 name = f"row {row}" if names is None else names[row]
                 raise ValueError(
-                    f"{name}: the {self._settings.verifier} verifier cannot read the gold answer {shown(answer)}"
+                    f"{name}: the {self._settings.verifier} verifier cannot read the gold answer {short(answer)!r}"
                 )
         self._readable.update(readable)
 

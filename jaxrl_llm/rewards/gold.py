@@ -1,4 +1,4 @@
-"""Gold answers as texts: the tests of a program, and how a message shows one.
+"""Gold answers as texts: the tests of a program, and what of one a reader sees.
 
 The gold answer of a program is a JSON object ``{"tests": [{"input": TEXT, "output": TEXT}, ...], "function": NAME or
 null}``. Without a function, a program reads the input from its standard input, and what it prints is compared; with
@@ -9,14 +9,13 @@ is compared with the output as JSON. These are the forms of LiveCodeBench (arXiv
 from __future__ import annotations
 
 import json
-import reprlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
-def shown(gold: str) -> str:
-    """A gold answer in a message: tests may be millions of characters."""
-    return repr(gold) if len(gold) <= 200 else reprlib.repr(gold)
+def short(gold: str) -> str:
+    """A gold answer for a reader: of tests, which may be millions of characters, the beginning."""
+    return gold if len(gold) <= 200 else f"{gold[:160]} … ({len(gold)} characters)"
 
 
 class Tests(NamedTuple):
@@ -44,9 +43,9 @@ def tests_of(gold: str) -> Tests:
         cases = tuple((case["input"], case["output"]) for case in read["tests"])
         function = read["function"]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{shown(gold)} has no tests of a program: {error!r}") from None
+        raise ValueError(f"{short(gold)!r} has no tests of a program: {error!r}") from None
     if not cases or not all(isinstance(text, str) for case in cases for text in case):
-        raise ValueError(f"{shown(gold)}: expected one test or more, whose input and output are texts")
+        raise ValueError(f"{short(gold)!r}: expected one test or more, whose input and output are texts")
     if function is not None and not (isinstance(function, str) and function.isidentifier()):
         raise ValueError(f"function = {function!r}: expected the name of a function, or null")
     return Tests(cases, function)

@@ -189,6 +189,12 @@ def test_reward_settings_that_do_not_fit_programs_are_refused_by_name(keys):
         )
 
 
+def test_a_reader_sees_the_beginning_of_long_tests_and_short_answers_whole():
+    assert golds.short("1/2") == "1/2"
+    seen = golds.short(gold_of([("1", "2")] * 1000, None))
+    assert seen.startswith('{"tests": [{"input": "1", "output": "2"}') and len(seen) < 200
+
+
 # --- data -----------------------------------------------------------------------------------------------------------
 
 KEYS: dict[str, Any] = {
