@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import sys
 import textwrap
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +72,28 @@ def test_the_kernel_of_tpu_is_attention_by_lanes(case):
 @pytest.mark.parametrize("case", OF_CUDNN)
 def test_the_call_of_the_kernel_of_gpu_is_attention_by_lanes(case):
     assert_equal(functools.partial(kernels.cudnn, implementation="xla"), case)
+
+
+CALLS_OF_CUDNN = ("__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward")  # the mask is a bias
+
+
+@pytest.mark.parametrize("case", OF_CUDNN)
+def test_jax_takes_the_call_of_the_kernel_of_gpu_and_makes_of_it_those_of_cudnn_forward_and_backward(case, monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as checks  # of library and chip, which are not here
+
+    monkeypatch.setattr(checks, "check_cudnn_version", lambda: 91200)
+    monkeypatch.setattr(checks, "check_compute_capability", lambda capability: True)
+    prompt, lanes, segments = row(case)
+    arguments = [x.astype(jnp.bfloat16) for x in inputs(segments)]
+
+    def loss(query, key, value):
+        out = kernels.cudnn(query, key, value, jnp.asarray(segments), prompt=prompt, lanes=lanes)
+        return out.astype(jnp.float32).sum()
+
+    permitted = [jax.export.DisabledSafetyCheck.custom_call(name) for name in CALLS_OF_CUDNN]
+    differentiated = jax.jit(jax.grad(loss, (0, 1, 2)))
+    program = jax.export.export(differentiated, platforms=["cuda"], disabled_checks=permitted)(*arguments)
+    assert set(re.findall(r"__cudnn\$\w+", program.mlir_module())) == set(CALLS_OF_CUDNN)
 
 
 @pytest.mark.parametrize("case", WINDOWED)
