@@ -247,7 +247,7 @@ def test_rows_of_livecodebench_become_questions_and_tests_public_and_private(tmp
 
 class _Runs:
     def __reduce__(self):
-        return os.system, ("touch /tmp/ran",)
+        return os.getcwd, ()
 
 
 @pytest.mark.parametrize(
