@@ -151,6 +151,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write each loaded model again, too")
     parser.add_argument("--one", nargs=2, metavar=("DEVICES", "DTYPE"), help="load in this process, and nothing else")
     options = parser.parse_args()
+    if options.gguf and options.source:
+        parser.error("--gguf is of the checkpoint that is made or lies in --folder: none beside --source")
     if options.one:
         return load(options.source, int(options.one[0]), options.one[1], options.save)
     with tempfile.TemporaryDirectory() as temporary:

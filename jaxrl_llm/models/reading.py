@@ -23,7 +23,7 @@ from jaxrl_llm.models.tensor_files import TensorSource
 from jaxrl_llm.models.weights import Slices, Weight
 from jaxrl_llm.types import Array, Params
 
-BAND_BYTES = 1 << 25  # of a weight, as its parameters are, in host memory at once, over all shards of this process
+BAND_BYTES = 1 << 25  # of a weight, in float32 or wider, in host memory at once, over all shards of this process
 _COLUMNS = 16  # that a transposing copy writes at a time: a cache line of float32
 
 Offsets = tuple[int, ...]

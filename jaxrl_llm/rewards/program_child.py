@@ -15,9 +15,10 @@ import sys
 NO_PROGRAM = 97  # exit status: it does not compile
 # What contests have imported: code that a problem starts with says List[int] without an import.
 MODULES = ["string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"]
-MODULES += ["itertools", "functools", "operator", "io", "sys", "json", "typing"]
+MODULES += ["itertools", "functools", "operator", "io", "sys", "json", "typing", "builtins"]  # whose pow and open stay
 PRELUDE = "\n".join([f"from {module} import *" for module in MODULES] + [f"import {module}" for module in MODULES])
 RECURSION = 50_000  # calls, of which contests allow as many
+DIGITS = 50_000  # of an integer that is printed
 
 
 def limit(seconds: float, memory: int, output: int) -> None:
@@ -42,7 +43,7 @@ def returned(names: dict, function: str, text: str) -> str:
     """What the function, or the method of the class Solution, returns for arguments that are JSON, one a line."""
     owner = names.get("Solution")
     call = names[function] if owner is None else getattr(owner(), function)
-    return json.dumps(call(*[json.loads(line) for line in text.splitlines() if line.strip()]))
+    return json.dumps(call(*[json.loads(line) for line in text.split("\n") if line.strip()]))
 
 
 def main(path: str, seconds: str, memory: str, output: str, function: str | None = None) -> None:
@@ -51,6 +52,7 @@ def main(path: str, seconds: str, memory: str, output: str, function: str | None
     names: dict = {"__name__": "__main__" if function is None else "solution"}
     exec(PRELUDE, names)
     sys.setrecursionlimit(RECURSION)
+    sys.set_int_max_str_digits(DIGITS)
     limit(float(seconds), int(memory), int(output))
     try:
         program = compile(text, "program.py", "exec")

@@ -34,8 +34,6 @@ FLAGS = ("-P", "-s", "-S")  # no packages beside the standard library's
 ENVIRONMENT = {"PYTHONIOENCODING": "utf-8", "PYTHONHASHSEED": "0"}  # all of it; a set has the same order every time
 Sandbox = Literal["bubblewrap", "none"]
 
-_OVER_TIME = {number + shell for number in (signal.SIGPROF, signal.SIGXCPU, signal.SIGKILL) for shell in (0, 128)}
-
 
 def same_output(found: str, expected: str) -> bool:
     """Whether two outputs are the same lines, but for empty ones around them, spaces, and how a number is written."""
@@ -119,7 +117,7 @@ class ProgramVerifier:
             status = self._status(folder, function, stdin, stdout)
             stdout.seek(0)
             printed = stdout.read(OUTPUT_BYTES).decode(errors="replace")
-        if status is None or abs(status) in _OVER_TIME:
+        if status is None or -status in _over_time() or status - 128 in _over_time():  # the second by bubblewrap
             return Outcome.TIMEOUT
         if status == program_child.NO_PROGRAM:
             return Outcome.UNPARSEABLE
@@ -156,6 +154,11 @@ _ADVICE = (
     "reward.sandbox = 'none' runs what a model writes with the rights of this process: only for a machine or container "
     "that holds nothing of worth and reaches no network"
 )
+
+
+def _over_time() -> tuple[int, ...]:
+    """The signals that end a process at a limit of time."""
+    return signal.SIGPROF, signal.SIGXCPU, signal.SIGKILL  # not on Windows, which may still import this
 
 
 def _python() -> str:
